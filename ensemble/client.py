@@ -1,0 +1,197 @@
+"""Calls a Cascade server and speaks in Requests and Replies, over gRPC or HTTP.
+
+Errors: RequestError (what was sent cannot be served), ServerUnavailable (no server, or no answer in time),
+ServerFailure (the server got the request and failed). Each says the address and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NoReturn, Self
+
+import numpy as np
+
+from ensemble.request import DEFAULT_K, Reply, Request, RequestError, decoded
+from ensemble.triton_config import CANDIDATE_OUTPUTS, INPUTS, MODEL_NAME, SLATE_OUTPUTS
+
+DEFAULT_BATCH_SIZE = 64
+"""Users a call in `recommend_all`; ServingConfig.max_batch_size must not be smaller."""
+
+_WIRE_TYPES = {"TYPE_STRING": "BYTES", "TYPE_INT32": "INT32", "TYPE_INT64": "INT64"}
+# gRPC's names and HTTP's numbers
+_BAD_REQUEST = ("StatusCode.INVALID_ARGUMENT", "400")
+_NO_ANSWER_IN_TIME = ("StatusCode.DEADLINE_EXCEEDED", "499", "504")
+_UNAVAILABLE = ("StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND", "StatusCode.UNIMPLEMENTED", "404", "503")
+
+
+class ServerUnavailable(ConnectionError):  # noqa: N818  (a state, as in HTTP 503)
+    """Nobody answers at the address, or not in time, or the server is not ready."""
+
+
+class ServerFailure(RuntimeError):  # noqa: N818
+    """The server got a good request and could not answer it."""
+
+
+class RecommendClient:
+    """A connection to a server; use it in a `with`. One client a thread.
+
+    Args:
+        url: host:port, without a scheme.
+        protocol: grpc (faster) or http.
+        timeout_seconds: longest time in seconds for one call.
+    """
+
+    def __init__(self, url: str, protocol: Literal["grpc", "http"] = "grpc", timeout_seconds: float = 5.0) -> None:
+        if protocol not in ("grpc", "http"):
+            raise ValueError(f"protocol must be grpc or http, got {protocol!r}")
+        if "://" in url:
+            raise ValueError(f"url must be host:port without a scheme, got {url!r}; drop {url.split('://')[0]}://")
+        self.url = url
+        self.protocol = protocol
+        self.timeout_seconds = timeout_seconds
+        if protocol == "grpc":
+            import tritonclient.grpc as triton
+
+            self._client: Any = triton.InferenceServerClient(url)
+            self._call_arguments = {"client_timeout": timeout_seconds}
+        else:
+            import tritonclient.http as triton
+
+            self._client = triton.InferenceServerClient(
+                url, connection_timeout=timeout_seconds, network_timeout=timeout_seconds
+            )
+            self._call_arguments = {}
+        self._triton: Any = triton
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def recommend(
+        self,
+        user_ids: Sequence[str],
+        k: int | Sequence[int] = DEFAULT_K,
+        exclude: Sequence[Sequence[str]] | None = None,
+        timestamp: int | Sequence[int] | None = None,
+        with_candidates: bool = False,
+    ) -> Reply:
+        """Recommend for up to max_batch_size users in one call; the arguments are those of `Request.of`.
+
+        Raises: RequestError; ServerUnavailable; ServerFailure.
+        """
+        request = Request.of(user_ids, k, exclude, timestamp, with_candidates=with_candidates)
+        names = [*SLATE_OUTPUTS, *(CANDIDATE_OUTPUTS if with_candidates else ())]
+        try:
+            result = self._client.infer(
+                MODEL_NAME,
+                [self._input(name, values) for name, values in _tensors(request).items()],
+                outputs=[self._triton.InferRequestedOutput(name) for name in names],
+                **self._call_arguments,
+            )
+        except Exception as error:  # the protocols' own errors have no common type
+            self._raise(error)
+        return _reply({name: result.as_numpy(name) for name in names})
+
+    def recommend_all(
+        self,
+        user_ids: Sequence[str],
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        k: int | Sequence[int] = DEFAULT_K,
+        exclude: Sequence[Sequence[str]] | None = None,
+        timestamp: int | Sequence[int] | None = None,
+        with_candidates: bool = False,
+    ) -> Iterator[Reply]:
+        """Recommend for any number of users: one Reply for each batch_size of them, in their order.
+
+        Raises: ValueError if batch_size is not positive; RequestError (its rows count within the batch);
+            ServerUnavailable; ServerFailure.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        _check_lengths(len(user_ids), k=k, exclude=exclude, timestamp=timestamp)
+        for start in range(0, len(user_ids), batch_size):
+            rows = slice(start, start + batch_size)
+            yield self.recommend(
+                user_ids[rows],
+                _rows_of(k, rows),
+                _rows_of(exclude, rows),
+                _rows_of(timestamp, rows),
+                with_candidates,
+            )
+
+    def _input(self, name: str, values: np.ndarray) -> Any:
+        tensor = self._triton.InferInput(name, list(values.shape), _WIRE_TYPES[INPUTS[name]])
+        tensor.set_data_from_numpy(values)
+        return tensor
+
+    def _raise(self, error: Exception) -> NoReturn:
+        """Turn what either protocol raises into this module's errors."""
+        where = f"{self.protocol} {self.url}"
+        message, status = _message_and_status(error)
+        if status in _BAD_REQUEST:
+            advice = "; recommend_all splits longer lists" if "batch-size must be" in message else ""
+            raise RequestError(f"{where} refused the request: {message}{advice}") from error
+        if status in _NO_ANSWER_IN_TIME or isinstance(error, TimeoutError):
+            raise ServerUnavailable(
+                f"{where} gave no answer within {self.timeout_seconds:g} s; raise timeout_seconds, or look at the "
+                "server's load and log"
+            ) from error
+        if status in _UNAVAILABLE or isinstance(error, OSError):
+            raise ServerUnavailable(
+                f"{where} cannot be reached or is not ready ({message}); start the server with `cascade serve`, or "
+                "check the address, the port and the protocol"
+            ) from error
+        raise ServerFailure(f"{where} could not answer: {message}; read the server's log") from error
+
+
+def _message_and_status(error: Exception) -> tuple[str, str]:
+    from tritonclient.utils import InferenceServerException
+
+    if isinstance(error, InferenceServerException):
+        return str(error.message()), str(error.status())
+    return f"{type(error).__name__}: {error}", ""
+
+
+def _tensors(request: Request) -> dict[str, np.ndarray]:
+    """The request as Triton's inputs: always all of them, for Triton joins only requests with the same inputs."""
+    exclude = np.full((len(request), max(map(len, request.exclude))), "", dtype=object)
+    for row, ids in zip(exclude, request.exclude, strict=True):
+        row[: len(ids)] = ids
+    return {
+        "user_id": request.user_id[:, None],
+        "k": request.k.astype(np.int32)[:, None],
+        "exclude": exclude,
+        "timestamp": request.timestamp[:, None],
+    }
+
+
+def _reply(outputs: dict[str, np.ndarray]) -> Reply:
+    nothing = np.empty((len(outputs["source"]), 0), dtype=object)
+    return Reply(
+        item_ids=decoded(outputs["item_ids"]),
+        scores=outputs["scores"],
+        propensities=outputs["propensities"],
+        source=decoded(outputs["source"])[:, 0],
+        candidate_ids=decoded(outputs.get("candidate_ids", nothing)),
+        ranked_ids=decoded(outputs.get("ranked_ids", nothing)),
+    )
+
+
+def _is_one_for_all(values: Any) -> bool:
+    return values is None or not isinstance(values, (Sequence, np.ndarray))
+
+
+def _rows_of(values: Any, rows: slice) -> Any:
+    return values if _is_one_for_all(values) else values[rows]
+
+
+def _check_lengths(num_users: int, **per_user: Any) -> None:
+    for name, values in per_user.items():
+        if not _is_one_for_all(values) and len(values) != num_users:
+            raise RequestError(f"{name} must have one entry for each of {num_users} users, got {len(values)}")

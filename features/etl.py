@@ -1,0 +1,247 @@
+"""Stage `etl`: raw logs -> tables, features as of each interaction, and the state that serving starts from.
+
+Parts: `users.parquet` and `items.parquet` (row u is user_row u, row i is item_row i; encoded features, and the state as
+of `as_of`), `events.parquet` (interactions in time order), `examples/{train,valid,test}.parquet` (one row an
+interaction, features as of its timestamp), `workflows/`, `schema.json`, `online.json`, `quarantine.parquet`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as config_dataclass
+
+from features.artifact import ArtifactWriter
+from features.history import NO_ITEM, EventLog
+from features.logs import FeatureColumns, Logs
+from features.split import TEST, TRAIN, VALID, SplitConfig, TimeSplit, time_split
+
+PART_NAMES = {TRAIN: "train", VALID: "valid", TEST: "test"}
+
+
+@config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class EtlConfig:
+    """Features from logs."""
+
+    split: SplitConfig = SplitConfig()
+    """Time split."""
+    history_length: Annotated[int, Field(ge=1, le=1_000)] = 50
+    """Interactions kept in a user's history feature, the newest first."""
+    popularity_window_days: Annotated[float, Field(gt=0)] = 28.0
+    """Window in days of an item's recent popularity."""
+    list_max_length: Annotated[int, Field(ge=1, le=100)] = 8
+    """Elements kept of each list feature of users and items."""
+    drop_seen: bool = True
+    """Never recommend what the user already interacted with. Right for films; wrong where people buy again."""
+    serve_state: Literal["before_test", "latest"] = "before_test"
+    """The moment up to which serving knows the users: the start of the test period (so that `evaluate` is honest),
+    or the end of the log (to go live)."""
+
+
+@dataclass(frozen=True)
+class Events:
+    """Interactions in time order, as rows of the users and items tables."""
+
+    user_row: np.ndarray
+    item_row: np.ndarray
+    timestamp: np.ndarray
+    part: np.ndarray
+
+
+def run(config: EtlConfig, logs: Logs, writer: ArtifactWriter) -> None:
+    """Write the etl artifact.
+
+    Raises: ValueError if the log cannot be split by time.
+    """
+    users = logs.users.sort_by("user_id")
+    items = logs.items.sort_by("item_id")
+    split = time_split(logs.interactions["timestamp"].to_numpy(), config.split)
+    events = _events(logs.interactions, users["user_id"], items["item_id"], split)
+    log = EventLog(events.user_row, events.item_row, events.timestamp)
+    as_of = split.test_from if config.serve_state == "before_test" else int(events.timestamp[-1]) + 1
+
+    from features import workflow as wf  # Merlin takes seconds to import
+
+    vocabulary = {
+        "user": _by_first_appearance(events.user_row[events.part != TEST]),
+        "item": _by_first_appearance(events.item_row[events.part != TEST]),
+    }
+    num_train_ids = {
+        "user": len(np.unique(events.user_row[events.part == TRAIN])),
+        "item": len(np.unique(events.item_row[events.part == TRAIN])),
+    }
+    raw = {
+        "users": _raw_entities("user", users, logs.user_features),
+        "items": _raw_entities("item", items, logs.item_features),
+    }
+    trained = events.part == TRAIN
+    raw_train = raw_interactions(
+        log, events.user_row[trained], events.item_row[trained], events.timestamp[trained], config
+    )
+    fit_on = {
+        "users": raw["users"].take(np.unique(events.user_row[trained])),
+        "items": raw["items"].take(np.unique(events.item_row[trained])),
+        "interactions": raw_train,
+    }
+    encoded = {}
+    with TemporaryDirectory(prefix="cascade-vocabularies-") as storage:
+        workflows = {
+            name: wf.entity_workflow(
+                name.removesuffix("s"),
+                columns,
+                vocabulary[name.removesuffix("s")],
+                config.list_max_length,
+                Path(storage) / name,
+            )
+            for name, columns in (("users", logs.user_features), ("items", logs.item_features))
+        }
+        workflows["interactions"] = wf.interaction_workflow(
+            vocabulary["item"], config.history_length, Path(storage) / "interactions"
+        )
+        for name, workflow in workflows.items():
+            wf.fit(workflow, fit_on[name])
+            if name in raw:
+                encoded[name] = wf.transform(workflow, raw[name])
+            else:
+                _write_examples(writer, workflow, log, events, config, raw_train)
+                user_state, item_state = _states(workflow, log, len(users), len(items), as_of, config)
+            workflow.save(str(writer.path / "workflows" / name))
+    writer.volatile += ["workflows/*/workflow.pkl", "workflows/*/metadata.json"]
+
+    _write(writer, "users.parquet", _joined(users["user_id"], None, encoded["users"], user_state))
+    _write(writer, "items.parquet", _joined(items["item_id"], items["title"], encoded["items"], item_state))
+    _write(writer, "events.parquet", _events_table(events))
+    _write(writer, "quarantine.parquet", logs.quarantine)
+    _write_json(writer.path / "online.json", wf.normalization(workflows["interactions"]))
+    from features.schema import save_schema
+
+    save_schema(wf.feature_schema(list(workflows.values())), writer.path / "schema.json")
+    num_parts = np.bincount(events.part, minlength=3)
+    writer.metrics |= {
+        "rows_read": logs.rows_read,
+        "rows_dropped": logs.rows_dropped,
+        "rows_quarantined": len(logs.quarantine),
+        "num_users": len(users),
+        "num_items": len(items),
+        "num_interactions": {PART_NAMES[part]: int(num_parts[part]) for part in PART_NAMES},
+        "num_train_users": num_train_ids["user"],
+        "num_train_items": num_train_ids["item"],
+        "valid_from": split.valid_from,
+        "test_from": split.test_from,
+        "as_of": as_of,
+    }
+
+
+def raw_interactions(
+    log: EventLog, user_row: np.ndarray, item_row: np.ndarray, timestamp: np.ndarray, config: EtlConfig
+) -> pa.Table:
+    """What the interaction workflow reads, for any user, item and moment: each feature strictly before the moment.
+
+    Args:
+        user_row, item_row: [Q] rows of the tables.
+        timestamp: [Q] Unix seconds.
+    """
+    user = log.user_state(user_row, timestamp, config.history_length)
+    item = log.item_state(item_row, timestamp, config.popularity_window_days)
+    return pa.table(
+        {
+            "user_row": user_row.astype(np.int64),
+            "item_row": item_row.astype(np.int64),
+            "timestamp": timestamp.astype(np.int64),
+            "history": _ragged(user.history_QN),
+            "user_num_events": user.num_events,
+            "user_recency_days": user.recency_days,
+            "item_num_events": item.num_events,
+            "item_num_recent_events": item.num_recent_events,
+            "item_age_days": item.age_days,
+        }
+    )
+
+
+def _events(interactions: pa.Table, user_ids: pa.ChunkedArray, item_ids: pa.ChunkedArray, split: TimeSplit) -> Events:
+    user_row = pc.index_in(interactions["user_id"], value_set=user_ids.combine_chunks()).to_numpy().astype(np.int64)
+    item_row = pc.index_in(interactions["item_id"], value_set=item_ids.combine_chunks()).to_numpy().astype(np.int64)
+    timestamp = interactions["timestamp"].to_numpy()
+    order = np.lexsort((item_row, user_row, timestamp))
+    return Events(user_row[order], item_row[order], timestamp[order], split.part_of(timestamp[order]))
+
+
+def _by_first_appearance(row: np.ndarray) -> np.ndarray:
+    """Distinct rows in the order in which they first occur: later logs only ever append."""
+    distinct, first = np.unique(row, return_index=True)
+    return distinct[np.argsort(first)]
+
+
+def _raw_entities(entity: str, table: pa.Table, columns: FeatureColumns) -> pa.Table:
+    raw = {f"{entity}_id": pa.array(np.arange(len(table)))}
+    for name in (*columns.categorical, *columns.continuous, *columns.lists):
+        raw[f"{entity}_{name}"] = table[name]
+    return pa.table(raw)
+
+
+def _write_examples(writer, workflow, log, events, config, raw_train) -> None:
+    from features.workflow import transform
+
+    (writer.path / "examples").mkdir()
+    for part, name in PART_NAMES.items():
+        of_part = events.part == part
+        raw = raw_train
+        if part != TRAIN:
+            raw = raw_interactions(
+                log, events.user_row[of_part], events.item_row[of_part], events.timestamp[of_part], config
+            )
+        _write(writer, f"examples/{name}.parquet", transform(workflow, raw))
+
+
+def _states(workflow, log, num_users, num_items, as_of, config) -> tuple[dict, dict]:
+    """Columns of the users and items tables that hold what was known at `as_of`."""
+    from features.workflow import CONTEXT_COUNTS, HISTORY, USER_COUNTS, transform
+
+    every_user, every_item = np.arange(num_users), np.arange(num_items)
+    at_user, at_item = np.full(num_users, as_of), np.full(num_items, as_of)
+    user = log.user_state(every_user, at_user, 1)
+    of_user = transform(workflow, raw_interactions(log, every_user, np.zeros_like(every_user), at_user, config))
+    of_item = transform(workflow, raw_interactions(log, np.zeros_like(every_item), every_item, at_item, config))
+    owner, seen_row = log.items_before(every_user, at_user)
+    seen = pa.LargeListArray.from_arrays(pa.array(np.searchsorted(owner, np.arange(num_users + 1))), pa.array(seen_row))
+    user_state = {name: of_user[name] for name in (HISTORY, *USER_COUNTS)}
+    user_state |= {"num_events": user.num_events, "last_timestamp": user.last_timestamp, "seen": seen}
+    item_state = {name: of_item[name] for name in CONTEXT_COUNTS if name.startswith("item_")}
+    recent = log.item_state(every_item, at_item, config.popularity_window_days)
+    item_state |= {"num_recent_events": recent.num_recent_events, "num_events": recent.num_events}
+    return user_state, item_state
+
+
+def _joined(raw_id, title, encoded: pa.Table, state: dict) -> pa.Table:
+    named = {"raw_id": raw_id} | ({"title": title} if title is not None else {})
+    return pa.table(named | {name: encoded[name] for name in encoded.column_names} | state)
+
+
+def _events_table(events: Events) -> pa.Table:
+    return pa.table(
+        {"user_row": events.user_row, "item_row": events.item_row, "timestamp": events.timestamp, "split": events.part}
+    )
+
+
+def _ragged(history_QN: np.ndarray) -> pa.Array:
+    known = history_QN != NO_ITEM
+    offsets = np.concatenate([[0], np.cumsum(known.sum(1))])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(history_QN[known].astype(np.int64)))
+
+
+def _write(writer: ArtifactWriter, name: str, table: pa.Table) -> None:
+    pq.write_table(table, writer.path / name)
+    writer.rows[name] = len(table)
+
+
+def _write_json(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")

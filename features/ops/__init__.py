@@ -1,0 +1,1 @@
+"""NVTabular operators of our own, one a file."""

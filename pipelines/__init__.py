@@ -1,0 +1,1 @@
+"""What runs and in what order: stages, evaluation, the command line."""

@@ -1,0 +1,1 @@
+"""Ranking: a DLRM that scores a user's candidates."""

@@ -1,0 +1,95 @@
+"""DLRM: categories as vectors, numbers through a bottom MLP, all pairwise dot products, a top MLP.
+
+Built from Merlin Models' torch blocks. A user's own vectors are computed once and shared by the candidates.
+
+Source: Naumov et al., "Deep learning recommendation model for personalization and recommendation systems", 2019.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from merlin.models.torch import MLPBlock
+from merlin.models.torch.blocks.dlrm import DLRMInteraction
+from merlin.schema import ColumnSchema, Schema, Tags
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from features.batches import Batch
+from features.embedding import embedding_tables
+from features.schema import select
+
+# B users  K candidates  N rows  C categorical features  F continuous features  D embedding
+RETRIEVAL_SCORE = "retrieval_score"
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class DlrmConfig:
+    """DLRM."""
+
+    embedding_dim: Annotated[int, Field(ge=2, le=1_024)] = 32
+    """Width D of the embedding tables and of the bottom MLP's output."""
+    bottom_units: tuple[Annotated[int, Field(gt=0)], ...] = (64,)
+    """Widths of the bottom MLP's hidden layers; its output has embedding_dim."""
+    top_units: tuple[Annotated[int, Field(gt=0)], ...] = (128, 64)
+    """Widths of the top MLP's hidden layers; its output is one logit."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the interactions dropped while training."""
+
+
+class Dlrm(nn.Module):
+    """Scores user-item pairs.
+
+    Args:
+        schema: the features as `ranker_schema` gives them.
+    """
+
+    def __init__(self, schema: Schema, config: DlrmConfig) -> None:
+        super().__init__()
+        self.categorical = [column.name for column in select(schema, Tags.CATEGORICAL)]
+        self.continuous = [column.name for column in select(schema, Tags.CONTINUOUS)]
+        self.tables = embedding_tables(schema, config.embedding_dim)
+        self.bottom = MLPBlock([*config.bottom_units, config.embedding_dim])
+        self.interaction = DLRMInteraction()
+        self.dropout = nn.Dropout(config.dropout)
+        self.top = MLPBlock([*config.top_units])
+        self.output = nn.Linear(config.top_units[-1], 1)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """[N] logits, a row of the batch is one pair; lists are [N, length]."""
+        vectors = self.tables({name: batch[name] for name in self.categorical})
+        return self._score(vectors, {name: batch[name] for name in self.continuous})
+
+    def score_candidates(self, batch: Batch) -> torch.Tensor:
+        """[B, K] logits: per-user features are [B] or [B, length], per-candidate ones [B, K] or [B, K, length].
+
+        `item_id` [B, K] says what B and K are.
+        """
+        num_users, num_candidates = batch["item_id"].shape
+        per_user = {name for name in batch if not is_per_candidate(name)}
+        flat = {name: values if name in per_user else values.flatten(0, 1) for name, values in batch.items()}
+        embedded = self.tables({name: flat[name] for name in self.categorical})
+        user = torch.arange(num_users).repeat_interleave(num_candidates)
+        vectors = {name: embedded[name][user] if name in per_user else embedded[name] for name in self.categorical}
+        numbers = {name: flat[name][user] if name in per_user else flat[name] for name in self.continuous}
+        return self._score(vectors, numbers).reshape(num_users, num_candidates)
+
+    def _score(self, vectors: dict[str, torch.Tensor], numbers: dict[str, torch.Tensor]) -> torch.Tensor:
+        numbers_NF = torch.stack([numbers[name] for name in self.continuous], dim=1)
+        bottom_ND = self.bottom(numbers_NF)
+        stacked_NCD = torch.stack([bottom_ND, *(vectors[name] for name in self.categorical)], dim=1)
+        crossed = torch.cat([bottom_ND, self.interaction(stacked_NCD)], dim=1)
+        return self.output(self.top(self.dropout(crossed))).squeeze(-1)
+
+
+def ranker_schema(etl_schema: Schema) -> Schema:
+    """All features of the etl stage, and the retrieval model's score of the pair."""
+    score = ColumnSchema(RETRIEVAL_SCORE, dtype="float32", tags=[Tags.CONTINUOUS, Tags.CONTEXT])
+    return Schema([*etl_schema, score])
+
+
+def is_per_candidate(name: str) -> bool:
+    """Whether a feature differs from candidate to candidate of one user."""
+    return name.startswith("item_") or name == RETRIEVAL_SCORE

@@ -1,0 +1,1 @@
+"""Candidates: a two-tower model, its index, and other sources."""

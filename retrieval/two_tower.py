@@ -1,0 +1,97 @@
+"""Two-tower model: a query tower and an item tower whose dot product says how well an item fits a user.
+
+Source: Covington et al., "Deep neural networks for YouTube recommendations", RecSys 2016 (pooled history); Yi et al.,
+"Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019 (towers, temperature).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import numpy as np
+import torch
+from merlin.models.torch import MLPBlock
+from merlin.schema import Schema, Tags
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from features.batches import Batch
+from features.embedding import embedding_tables
+from features.schema import select
+
+# B rows  D embedding  F concatenated features
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class TwoTowerConfig:
+    """Two-tower encoder."""
+
+    embedding_dim: Annotated[int, Field(ge=4, le=1_024)] = 64
+    """Width D of both towers and of every embedding table."""
+    hidden_units: tuple[Annotated[int, Field(gt=0)], ...] = (128,)
+    """Widths of the hidden layers of each tower."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the concatenated features dropped while training."""
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    """Initial temperature of the softmax over cosine similarities; it is learned."""
+
+
+class Tower(nn.Module):
+    """Features -> unit vector: embeddings and numbers, an MLP, and a linear short cut from the id embeddings."""
+
+    def __init__(self, schema: Schema, config: TwoTowerConfig) -> None:
+        super().__init__()
+        self.categorical = [column.name for column in select(schema, Tags.CATEGORICAL)]
+        self.continuous = [column.name for column in select(schema, Tags.CONTINUOUS)]
+        self.dropout = nn.Dropout(config.dropout)
+        self.mlp = MLPBlock([*config.hidden_units], activation=nn.ReLU)
+        self.project = nn.Linear(config.hidden_units[-1], config.embedding_dim)
+
+    def forward(self, embedded: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+        parts = [embedded[name] for name in self.categorical]
+        parts += [batch[name].unsqueeze(-1) for name in self.continuous]
+        features_BF = self.dropout(torch.cat(parts, dim=-1))
+        vector_BD = self.project(self.mlp(features_BF))
+        for name in self.categorical:
+            vector_BD = vector_BD + embedded[name]
+        return nn.functional.normalize(vector_BD, dim=-1)
+
+
+class TwoTower(nn.Module):
+    """Both towers over one set of embedding tables: a history is made of the same vectors as the items.
+
+    Args:
+        schema: the etl stage's features; USER ones feed the query tower, ITEM ones the item tower.
+    """
+
+    def __init__(self, schema: Schema, config: TwoTowerConfig) -> None:
+        super().__init__()
+        user, item = select(schema, Tags.USER), select(schema, Tags.ITEM)
+        self.tables = embedding_tables(Schema([*user, *item]), config.embedding_dim)
+        self.query_tower = Tower(user, config)
+        self.item_tower = Tower(item, config)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
+
+    def query_vectors(self, batch: Batch) -> torch.Tensor:
+        """[B, D] unit vectors of users as of their moments."""
+        return self.query_tower(self._embed(self.query_tower, batch), batch)
+
+    def item_vectors(self, batch: Batch) -> torch.Tensor:
+        """[B, D] unit vectors of items."""
+        return self.item_tower(self._embed(self.item_tower, batch), batch)
+
+    @property
+    def temperature(self) -> torch.Tensor:
+        return self.log_temperature.exp().clamp(min=0.01)
+
+    def _embed(self, tower: Tower, batch: Batch) -> dict[str, torch.Tensor]:
+        return self.tables({name: batch[name] for name in tower.categorical})
+
+
+@torch.no_grad()
+def item_vectors(model: TwoTower, items: Batch) -> np.ndarray:
+    """[I, D] float32 unit vectors of a whole catalogue, row i is item_row i."""
+    chunks = torch.arange(len(items["item_id"])).split(8_192)
+    return torch.cat([model.item_vectors({name: column[rows] for name, column in items.items()}) for rows in chunks]).numpy()
