@@ -1,0 +1,70 @@
+"""The request path: one chain, top to bottom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from merlin.dag import postorder_iter_nodes
+from merlin.schema import ColumnSchema, Schema
+from merlin.systems.dag import Ensemble
+
+from ensemble.operators.drop_excluded import DropExcluded
+from ensemble.operators.drop_seen import DropSeen
+from ensemble.operators.encode_query import EncodeQuery
+from ensemble.operators.fetch_user_features import FetchUserFeatures
+from ensemble.operators.fill_candidates import FillCandidates
+from ensemble.operators.operator import RequestOperator
+from ensemble.operators.order_slate import OrderSlate
+from ensemble.operators.retrieve_candidates import RetrieveCandidates
+from ensemble.operators.score_candidates import ScoreCandidates
+
+REQUEST_SCHEMA = Schema(
+    [
+        ColumnSchema("user", dtype=np.object_),
+        ColumnSchema("k", dtype=np.int64),
+        ColumnSchema("exclude", dtype=np.object_, dims=(None, None)),
+        ColumnSchema("timestamp", dtype=np.int64),
+        ColumnSchema("with_candidates", dtype=np.bool_),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class GraphFiles:
+    """What the stages made and the request path reads."""
+
+    store: Path
+    schema: Path
+    online: Path
+    items: Path
+    query_encoder: Path
+    item_vectors: Path
+    index: Path
+    ranker: Path
+
+
+def request_graph(files: GraphFiles, num_candidates: int, drop_seen: bool) -> Ensemble:
+    """query features -> query vector -> candidates -> filters -> scores -> slate.
+
+    Args:
+        num_candidates: candidates that are scored for each user.
+        drop_seen: whether a user's past items are filtered.
+    """
+    path = REQUEST_SCHEMA.column_names >> FetchUserFeatures(files.store, files.schema)
+    path = path >> EncodeQuery(files.query_encoder)
+    path = path >> RetrieveCandidates(files.index, files.items, num_candidates, drop_seen)
+    if drop_seen:
+        path = path >> DropSeen()
+    path = path >> DropExcluded(files.items)
+    path = path >> FillCandidates(files.items, drop_seen)
+    path = path >> ScoreCandidates(files.ranker, files.items, files.item_vectors, files.online)
+    path = path >> OrderSlate(files.items)
+    return Ensemble(path, REQUEST_SCHEMA)
+
+
+def operators_of(ensemble: Ensemble) -> list[RequestOperator]:
+    """The operators of a request graph, first to last."""
+    nodes = postorder_iter_nodes(ensemble.graph.output_node)
+    return [node.op for node in nodes if isinstance(node.op, RequestOperator)]

@@ -1,0 +1,32 @@
+"""An ONNX model on the request path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+# onnxruntime multiplies a single row by another kernel than several rows, and threads may split rows so that one is
+# left alone: both round differently. Two rows at least and one thread make a user's result independent of the others.
+_MIN_ROWS = 2
+_NUM_THREADS = 1
+
+
+class OnnxModel:
+    """A session on one thread whose row b depends on the inputs' row b only, bit for bit."""
+
+    def __init__(self, path: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = _NUM_THREADS
+        options.inter_op_num_threads = _NUM_THREADS
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.inputs = [node.name for node in self._session.get_inputs()]
+
+    def run(self, columns: dict[str, np.ndarray]) -> np.ndarray:
+        """The model's output for the columns that it names; the first dimension is the same everywhere."""
+        given = {name: columns[name] for name in self.inputs}
+        num_rows = len(next(iter(given.values())))
+        if num_rows < _MIN_ROWS:
+            given = {name: np.repeat(values, _MIN_ROWS, axis=0) for name, values in given.items()}
+        return self._session.run(None, given)[0][:num_rows]

@@ -1,0 +1,71 @@
+"""ScoreCandidates: the ranker's score of every candidate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ensemble.catalogue import Catalogue, load_item_vectors
+from ensemble.onnx_model import OnnxModel
+from ensemble.operators.fetch_user_features import FALLBACK
+from ensemble.operators.operator import Columns, RequestOperator
+from features.history import SECONDS_PER_DAY
+from features.ops.calendar import hour_and_weekday
+from features.workflow import normalized_log
+
+# B users  K candidates  D embedding
+NO_ITEM = -1
+
+
+class ScoreCandidates(RequestOperator):
+    """The DLRM over (user, item, moment). Users of whom nothing is known keep the items' popularity as score.
+
+    Args:
+        model: the ranking stage's `ranker.onnx`.
+        items: the etl stage's `items.parquet`.
+        item_vectors: the retrieval stage's `item_vectors.parquet`.
+        online: the etl stage's `online.json`: how it normalised what must be computed anew for each request.
+    """
+
+    outputs = {"score": (np.float32, (None,))}  # noqa: RUF012
+
+    def __init__(self, model: Path, items: Path, item_vectors: Path, online: Path) -> None:
+        super().__init__(
+            **{
+                "ranker.onnx": model,
+                "items.parquet": items,
+                "item_vectors.parquet": item_vectors,
+                "online.json": online,
+            }
+        )
+
+    def run(self, columns: Columns) -> Columns:
+        row_BK = columns["candidate_row"]
+        if not row_BK.shape[1]:
+            return {"score": np.empty(row_BK.shape, np.float32)}
+        score_BK = self.opened_model.run(columns | self._of_the_moment(columns) | self._of_the_items(columns))
+        popular_B1 = (columns["source"] >= FALLBACK)[:, None]
+        score_BK = np.where(popular_B1, self.opened_items.popularity[row_BK], score_BK)
+        return {"score": np.where(row_BK == NO_ITEM, -np.inf, score_BK).astype(np.float32)}
+
+    def _of_the_moment(self, columns: Columns) -> Columns:
+        hour_B, weekday_B = hour_and_weekday(columns["timestamp"])
+        last_B = columns["last_timestamp"]
+        recency_B = np.where(last_B >= 0, np.maximum(columns["timestamp"] - last_B, 0) / SECONDS_PER_DAY, 0.0)
+        mean, deviation = self.opened_normalization["user_recency_days"]
+        return {"hour": hour_B, "weekday": weekday_B, "user_recency_days": normalized_log(recency_B, mean, deviation)}
+
+    def _of_the_items(self, columns: Columns) -> Columns:
+        row_BK = columns["candidate_row"]
+        item_BKD = self.opened_vectors[np.maximum(row_BK, 0)]
+        # One product a pair, not a matrix product: its rounding does not depend on how many pairs there are.
+        score_BK = np.einsum("bkd,bd->bk", item_BKD, columns["query_vector"])
+        return self.opened_items.features_of(row_BK) | {"retrieval_score": score_BK}
+
+    def open(self, folder: Path) -> None:
+        self.opened_model = OnnxModel(folder / "ranker.onnx")
+        self.opened_items = Catalogue(folder / "items.parquet", self.opened_model.inputs)
+        self.opened_vectors = load_item_vectors(folder / "item_vectors.parquet")
+        self.opened_normalization = json.loads((folder / "online.json").read_text())

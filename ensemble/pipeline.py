@@ -1,0 +1,89 @@
+"""The request path in process: the exported ensemble, asked with a Request. Triton's model runs this very class."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cloudpickle
+import dask
+
+dask.config.set({"dataframe.query-planning": False})  # Merlin 23.8 needs the legacy dataframe
+
+import numpy as np  # noqa: E402
+from merlin.systems.dag import Ensemble  # noqa: E402
+from merlin.table import TensorTable  # noqa: E402
+
+from ensemble.graph import operators_of  # noqa: E402
+from ensemble.request import FEATURE_TIME, Reply, Request  # noqa: E402
+from features.artifact import ArtifactError, file_sha256  # noqa: E402
+
+HASHES = "sha256.json"
+
+
+class Pipeline:
+    """Load it with `Pipeline.load`.
+
+    Args:
+        ensemble: the opened request graph.
+        as_of: Unix seconds; the moment up to which the features know the users.
+    """
+
+    def __init__(self, ensemble: Ensemble, as_of: int) -> None:
+        self._ensemble = ensemble
+        self._as_of = as_of
+
+    @classmethod
+    def load(cls, version_folder: Path) -> Pipeline:
+        """Open the ensemble in `<repository>/cascade/<version>`, whose hashes are checked first: it holds a pickle.
+
+        Raises: ArtifactError naming the file that is missing or damaged.
+        """
+        folder = version_folder / "ensemble"
+        if not (version_folder / HASHES).is_file():
+            raise ArtifactError(f"{version_folder / HASHES} is missing: {version_folder} is no exported model; run `export`")
+        document = json.loads((version_folder / HASHES).read_text())
+        for name, expected in document["sha256"].items():
+            if not (folder / name).is_file() or file_sha256(folder / name) != expected:
+                raise ArtifactError(f"{folder / name} is missing or damaged; run `export` again")
+        ensemble = cloudpickle.loads((folder / "ensemble.pkl").read_bytes())
+        for operator in operators_of(ensemble):
+            operator.load_artifacts(str(folder))
+        pipeline = cls(ensemble, document["as_of"])
+        pipeline.recommend(Request.of(["warm up"]))
+        return pipeline
+
+    def recommend(self, request: Request) -> Reply:
+        """Answer a checked request; every user's answer is the same whoever else is in it."""
+        table = TensorTable(
+            {
+                "user": request.user_id,
+                "k": request.k,
+                "exclude": _padded(request.exclude),
+                "timestamp": np.where(request.timestamp == FEATURE_TIME, self._as_of, request.timestamp),
+                "with_candidates": np.full(len(request), request.with_candidates),
+            }
+        )
+        done = self._ensemble.transform(table)
+        return Reply(
+            item_ids=done["item_ids"].values,
+            scores=done["scores"].values,
+            propensities=done["propensities"].values,
+            source=done["source_name"].values,
+            candidate_ids=_filled(done["candidate_ids"].values),
+            ranked_ids=_filled(done["ranked_ids"].values),
+        )
+
+
+def _padded(exclude: list[np.ndarray]) -> np.ndarray:
+    width = max(map(len, exclude), default=0)
+    padded = np.full((len(exclude), width), "", dtype=object)
+    for place, ids in zip(padded, exclude, strict=True):
+        place[: len(ids)] = ids
+    return padded
+
+
+def _filled(ids_BK: np.ndarray) -> np.ndarray:
+    """Without the columns that are empty for everybody."""
+    used = np.flatnonzero((ids_BK != "").any(0))
+    return ids_BK[:, : used[-1] + 1 if len(used) else 0]
