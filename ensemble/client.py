@@ -13,6 +13,7 @@ import numpy as np
 
 from ensemble.request import DEFAULT_K, Reply, Request, RequestError, decoded
 from ensemble.triton_config import CANDIDATE_OUTPUTS, INPUTS, MODEL_NAME, SLATE_OUTPUTS
+from features.errors import CascadeError
 
 DEFAULT_BATCH_SIZE = 64
 """Users a call in `recommend_all`; ServingConfig.max_batch_size must not be smaller."""
@@ -24,11 +25,11 @@ _NO_ANSWER_IN_TIME = ("StatusCode.DEADLINE_EXCEEDED", "499", "504")
 _UNAVAILABLE = ("StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND", "StatusCode.UNIMPLEMENTED", "404", "503")
 
 
-class ServerUnavailable(ConnectionError):  # noqa: N818  (a state, as in HTTP 503)
+class ServerUnavailable(CascadeError, ConnectionError):  # noqa: N818  (a state, as in HTTP 503)
     """Nobody answers at the address, or not in time, or the server is not ready."""
 
 
-class ServerFailure(RuntimeError):  # noqa: N818
+class ServerFailure(CascadeError, RuntimeError):  # noqa: N818
     """The server got a good request and could not answer it."""
 
 

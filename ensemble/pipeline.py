@@ -41,7 +41,9 @@ class Pipeline:
         """
         folder = version_folder / "ensemble"
         if not (version_folder / HASHES).is_file():
-            raise ArtifactError(f"{version_folder / HASHES} is missing: {version_folder} is no exported model; run `export`")
+            raise ArtifactError(
+                f"{version_folder / HASHES} is missing: {version_folder} is no exported model; run `export`"
+            )
         document = json.loads((version_folder / HASHES).read_text())
         for name, expected in document["sha256"].items():
             if not (folder / name).is_file() or file_sha256(folder / name) != expected:

@@ -14,6 +14,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from features.errors import CascadeError
+
 MAX_ID_BYTES = 256
 """Longest user or item id, in bytes of UTF-8."""
 MAX_K = 1000
@@ -31,7 +33,7 @@ _NOTHING = np.empty(0, dtype=object)
 _MAX_BYTES_PER_CHARACTER = 4
 
 
-class RequestError(ValueError):
+class RequestError(CascadeError, ValueError):
     """A request that cannot be served as it stands: what was expected, what came, where, and what to do."""
 
 

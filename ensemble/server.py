@@ -23,7 +23,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Annotated, Self
@@ -33,6 +33,7 @@ from pydantic.dataclasses import dataclass
 
 from ensemble.process_group import group_members, is_running, kill_group, launch
 from ensemble.triton_config import MODEL_NAME
+from features.errors import CascadeError
 
 NUM_LOG_LINES = 30
 """Lines of Triton's log that an error shows."""
@@ -45,7 +46,7 @@ _CODE_FOLDER = Path(__file__).resolve().parents[1]
 _PORT_FIELDS = ("http_port", "grpc_port", "metrics_port")
 
 
-class ServerError(RuntimeError):
+class ServerError(CascadeError, RuntimeError):
     """Triton did not start, did not get ready, or died; the message ends with its last log lines."""
 
 
@@ -275,9 +276,13 @@ class TritonServer:
         )
 
 
-def serve_forever(repository: Path, run_folder: Path, config: ServingConfig) -> None:
+def serve_forever(
+    repository: Path, run_folder: Path, config: ServingConfig, on_ready: Callable[[TritonServer], None] | None = None
+) -> None:
     """Serve until SIGTERM, SIGINT (Ctrl-C) or SIGHUP, then stop cleanly. Call it from the main thread.
 
+    Args:
+        on_ready: called once the server answers, when its addresses are known.
     Raises: ServerError if Triton cannot start or ends by itself.
     """
     asked_to_stop = threading.Event()
@@ -291,6 +296,8 @@ def serve_forever(repository: Path, run_folder: Path, config: ServingConfig) -> 
                 print(f"metrics  {server.metrics_url}")
                 print(f"log      {server.log_path}")
                 print("ready; stop with Ctrl-C", flush=True)
+                if on_ready:
+                    on_ready(server)
             while not asked_to_stop.wait(_WATCH_SECONDS):
                 server.raise_if_dead()
         finally:

@@ -15,12 +15,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from features.errors import CascadeError
+
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-_VERSIONED_PACKAGES = ("nvtabular", "merlin-models", "torch", "faiss-cpu", "onnxruntime", "numpy", "pyarrow")
+_VERSIONED_PACKAGES = ("cascade", "nvtabular", "merlin-models", "torch", "faiss-cpu", "onnxruntime", "numpy", "pyarrow")
 
 
-class ArtifactError(ValueError):
+class ArtifactError(CascadeError, ValueError):
     """An artifact is missing, damaged, or belongs to something else; the message names the file."""
 
 
@@ -70,15 +72,21 @@ def open_artifact(path: Path, stage: str, *, inputs: Sequence[Artifact] = ()) ->
         )
     try:
         manifest = json.loads(manifest_path.read_text())
-        recorded = (manifest["stage"], manifest["format_version"], manifest["parts"], manifest["content_hash"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{manifest_path} is damaged ({error!r}); delete {path} and rerun `{stage}`") from error
-    if recorded[0] != stage:
-        raise ArtifactError(f"{manifest_path} was written by stage {recorded[0]!r}, needed {stage!r}")
-    if recorded[1] != FORMAT_VERSION:
-        raise ArtifactError(f"{manifest_path} has format version {recorded[1]}, this Cascade reads {FORMAT_VERSION}")
-    _check_parts(path, stage, manifest["parts"])
-    if _content_hash(manifest) != manifest["content_hash"]:
+        written_by, format_version = manifest["stage"], manifest["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(manifest_path, stage, error) from error
+    if written_by != stage:
+        raise ArtifactError(f"{manifest_path} was written by stage {written_by!r}, needed {stage!r}")
+    if format_version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{manifest_path} has format version {format_version}, this Cascade reads {FORMAT_VERSION}; rerun `{stage}`"
+        )
+    try:
+        is_unchanged = _content_hash(manifest) == manifest["content_hash"] and isinstance(manifest["metrics"], dict)
+        _check_parts(path, stage, manifest["parts"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(manifest_path, stage, error) from error
+    if not is_unchanged:
         raise ArtifactError(f"{manifest_path} was changed by hand: its content hash does not match; rerun `{stage}`")
     for needed in inputs:
         came = manifest["inputs"].get(needed.stage)
@@ -91,13 +99,18 @@ def open_artifact(path: Path, stage: str, *, inputs: Sequence[Artifact] = ()) ->
 
 
 def is_current(path: Path, stage: str, config: Mapping[str, Any], seed: int, inputs: Mapping[str, str]) -> bool:
-    """Whether a finished artifact exists for exactly this stage, config, seed and inputs."""
+    """Whether a finished artifact exists for exactly this stage, config, seed and inputs.
+
+    Its parts must stand there in their full size; `open_artifact` checks their bytes.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError):
+        parts = {path / name: part["bytes"] for name, part in manifest["parts"].items()}
+        is_whole = all(file.is_file() and file.stat().st_size == num_bytes for file, num_bytes in parts.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     wanted = {"stage": stage, "format_version": FORMAT_VERSION, "config": config, "seed": seed, "inputs": inputs}
-    return all(manifest.get(key) == json.loads(json.dumps(value)) for key, value in wanted.items())
+    return is_whole and all(manifest.get(key) == value for key, value in _as_read(wanted).items())
 
 
 @dataclass
@@ -125,9 +138,9 @@ def writing(
     """
     begun = time.monotonic()
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.*"):
-        shutil.rmtree(stale)
-    building = path.parent / f".{path.name}.building"
+    building, replaced = (path.parent / f".{path.name}.{state}" for state in ("building", "replaced"))
+    for stale in (building, replaced):
+        shutil.rmtree(stale, ignore_errors=True)
     building.mkdir()
     writer = ArtifactWriter(building)
     try:
@@ -143,15 +156,16 @@ def writing(
             "versions": _package_versions(),
             "seconds": round(time.monotonic() - begun, 3),
         }
+        manifest = _as_read(manifest)
         manifest["content_hash"] = _content_hash(manifest)
         _write_durably(building / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
     if path.exists():
-        os.replace(path, path.parent / f".{path.name}.replaced")
+        os.replace(path, replaced)
     os.replace(building, path)
-    shutil.rmtree(path.parent / f".{path.name}.replaced", ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def file_sha256(path: Path) -> str:
@@ -179,6 +193,15 @@ def _content_hash(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
+def _as_read(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document as JSON gives it back: tuples are lists, keys are text."""
+    return json.loads(json.dumps(document))
+
+
+def _damaged(manifest_path: Path, stage: str, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{manifest_path} is damaged ({error!r}); delete {manifest_path.parent} and rerun `{stage}`")
+
+
 def _check_parts(path: Path, stage: str, parts: Mapping[str, Mapping[str, Any]]) -> None:
     for name, part in parts.items():
         file = path / name
@@ -190,7 +213,7 @@ def _check_parts(path: Path, stage: str, parts: Mapping[str, Mapping[str, Any]])
 
 def _package_versions() -> dict[str, str]:
     found = {}
-    for package in ("cascade-recsys", *_VERSIONED_PACKAGES):
+    for package in _VERSIONED_PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -9,7 +9,13 @@ import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
+from features.errors import CascadeError
+
 TRAIN, VALID, TEST = 0, 1, 2
+
+
+class SplitError(CascadeError, ValueError):
+    """The interactions cannot be split by time."""
 
 
 @config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -41,20 +47,22 @@ def time_split(timestamp: np.ndarray, config: SplitConfig) -> TimeSplit:
 
     Args:
         timestamp: [num_interactions] Unix seconds, in any order.
-    Raises: ValueError if a part would be empty.
+    Raises: SplitError if a part would be empty, or there are no interactions.
     Source: Ji et al., "A critical study on data leakage in recommender system offline evaluation", TOIS 2023:
         one point in time for all users, not one item per user.
     """
     ordered = np.sort(timestamp)
     num = len(ordered)
+    if not num:
+        raise ValueError("the time split needs interactions, there are none; give a log with rows")
     test_from = int(ordered[int(num * (1 - config.test_share))])
     valid_from = int(ordered[int(num * (1 - config.test_share - config.valid_share))])
     split = TimeSplit(valid_from, test_from)
     counts = np.bincount(split.part_of(ordered), minlength=3)
     if not counts.all():
-        raise ValueError(
+        raise SplitError(
             f"the time split gives {counts[TRAIN]} train, {counts[VALID]} valid and {counts[TEST]} test interactions, "
-            f"each must have at least one; {num} interactions between {ordered[0]} and {ordered[-1]} (Unix seconds) are "
-            "too few or share too few distinct timestamps: give more interactions or change etl.split"
+            f"each must have at least one; {num} interactions between {ordered[0]} and {ordered[-1]} (Unix seconds) "
+            "are too few or share too few distinct timestamps: give more interactions or change etl.split"
         )
     return split

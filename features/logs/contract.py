@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from features.errors import CascadeError
 
-class LogError(ValueError):
+
+class LogError(CascadeError, ValueError):
     """The logs cannot be used. The message names the file, the column, what was expected and what to do."""
 
 

@@ -172,6 +172,12 @@ def read_tables(config: TablesConfig) -> Logs:
     )
 
 
+def raw_files(config: TablesConfig) -> list[RawFile]:
+    """Every file that `read_tables` reads. Raises: LogError if one is missing."""
+    tables = {"interactions": config.interactions, "users": config.users, "items": config.items}
+    return [file for name, table in tables.items() if table for file in table.files(f"data.tables.{name}")]
+
+
 def expanded_path(path: str, key: str) -> Path:
     """The path with environment variables and ~ put in. LogError (naming `key`) if a variable is not set."""
     values = {"CASCADE_DATA": DEFAULT_DATA_FOLDER} | dict(os.environ)

@@ -1,0 +1,101 @@
+"""The command line: `cascade COMMAND ...`, also `python -m pipelines`. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+LATEST = Path("runs/latest")
+"""Names the last run's folder, which is the default of the commands that read one."""
+
+_STAGES = ("etl", "retrieval", "index", "ranking", "export")
+_OVERRIDES = "--SECTION.KEY VALUE overrides any key of the configuration; `cascade keys` lists them."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns: 0 if it succeeded, 1 if it failed with a message on stderr, 2 if the command line is wrong.
+    """
+    os.environ.setdefault("DASK_DATAFRAME__QUERY_PLANNING", "False")  # Merlin 23.8 needs the legacy dataframe
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    if rest and not options.takes_overrides:
+        parser.error(f"{options.command} does not know {' '.join(rest)}")
+    options.overrides = rest
+    try:
+        from pipelines import commands
+
+        getattr(commands, options.action)(options)
+        return 0
+    except KeyboardInterrupt:
+        print("\ncascade: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from features.errors import CascadeError
+
+        if not isinstance(error, CascadeError):  # a defect keeps its traceback
+            raise
+        print(f"cascade {options.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cascade", description="From interaction logs to live recommendations.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    def command(name: str, text: str, *, overrides: bool = False) -> argparse.ArgumentParser:
+        epilog = _OVERRIDES if overrides else None
+        added = commands.add_parser(name, help=text, description=text, epilog=epilog, allow_abbrev=False)
+        added.set_defaults(takes_overrides=overrides, action=name, only=None)
+        return added
+
+    def run_folder(of: argparse.ArgumentParser) -> None:
+        of.add_argument("--out", type=Path, help="the run's folder (default: the last run's)")
+
+    added = command("demo", "a made world through every stage, Triton included, in a few minutes", overrides=True)
+    added.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run (default: runs/demo)")
+    added = command("init", "write a commented configuration for your own tables")
+    added.add_argument("--out", type=Path, default=Path("cascade.toml"), help="file to write (default: cascade.toml)")
+    added = command("run", "all stages: logs to a model repository for Triton", overrides=True)
+    _config_and_out(added)
+    for stage in _STAGES:
+        added = command(stage, f"the stage {stage} alone, from the artifacts of the stages before it", overrides=True)
+        added.set_defaults(action="run", only=stage)
+        _config_and_out(added)
+    run_folder(command("serve", "serve a run with Triton until interrupted", overrides=True))
+
+    added = command("recommend", "ask for slates: a server, or with --local the same graph in process")
+    run_folder(added)
+    added.add_argument("--users", required=True, help="user ids, separated by commas")
+    added.add_argument("--k", type=int, default=10, help="items per user (default: 10)")
+    added.add_argument("--exclude", default="", help="item ids never to show, separated by commas")
+    added.add_argument(
+        "--timestamp", type=int, help="Unix seconds of the request (default: when the features were made)"
+    )
+    added.add_argument("--protocol", choices=("grpc", "http"), default="grpc")
+    added.add_argument("--url", help="host:port of the server (default: the run's)")
+    added.add_argument("--local", action="store_true", help="in process, without a server")
+    added.add_argument("--json", action="store_true", help="one JSON object a user instead of a table")
+
+    added = command(
+        "evaluate", "measure the served pipeline beside tuned baselines, on the test period", overrides=True
+    )
+    run_folder(added)
+    command("keys", "list every key of the configuration with its default")
+    return parser
+
+
+def _config_and_out(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--config", type=Path, help="TOML file (default: the made world of the demo)")
+    added.add_argument("--out", type=Path, required=True, help="folder of the run")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

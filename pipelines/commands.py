@@ -1,0 +1,188 @@
+"""What each command of the command line does; a function a command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from features.errors import CascadeError
+from pipelines.__main__ import LATEST
+
+ADDRESSES = "addresses.json"
+
+
+class CommandError(CascadeError):
+    """A command was called for something that is not there."""
+
+
+def run(options: Namespace) -> None:
+    """All stages, or the one that the command names."""
+    from pipelines.stages import run_stages
+
+    config = _load(options)
+    _remember(options.out)
+    run_stages(config, options.out, options.only)
+
+
+def demo(options: Namespace) -> None:
+    """Every stage on the made world, a few slates from Triton, and the quality table."""
+    from pipelines.demo import run_demo
+
+    config = _load(options)
+    _remember(options.out)
+    run_demo(config, options.out)
+
+
+def init(options: Namespace) -> None:
+    """Write the template, never over a file that is there."""
+    if options.out.exists():
+        raise CommandError(f"{options.out} is there already; give another --out, or remove it")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text((files("pipelines") / "configs" / "template.toml").read_text())
+    print(
+        f"wrote {options.out}; fill in your files and columns, then: cascade run --config {options.out} --out runs/mine"
+    )
+
+
+def serve(options: Namespace) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    from ensemble.server import TritonServer, serve_forever
+
+    out = _run_folder(options)
+    config = _saved(options, out)
+    repository = _repository(out)
+    (out / "serve").mkdir(exist_ok=True)
+    _remember(out)
+
+    def remember_addresses(server: TritonServer) -> None:
+        addresses = {"grpc": server.grpc_url, "http": server.http_url}
+        (out / "serve" / ADDRESSES).write_text(json.dumps(addresses) + "\n")
+
+    serve_forever(repository, out / "serve", config.serving, remember_addresses)
+
+
+def recommend(options: Namespace) -> None:
+    """Print the slates of some users."""
+    from pipelines.slates import print_slates, titles
+
+    users = options.users.split(",")
+    exclude = [item for item in options.exclude.split(",") if item]
+    asked = {"k": options.k, "exclude": [exclude] * len(users), "timestamp": options.timestamp}
+    out = None if options.url else _run_folder(options)
+    if options.local:
+        from ensemble.pipeline import Pipeline
+        from ensemble.request import Request
+
+        request = Request.of(users, **asked)
+        reply = Pipeline.load(_repository(_run_folder(options)) / "cascade" / "1").recommend(request)
+    else:
+        from ensemble.client import RecommendClient
+
+        with RecommendClient(options.url or _address(out, options.protocol), options.protocol) as client:
+            reply = client.recommend(users, **asked)
+    if options.json:
+        for user, items, scores, source in zip(users, reply.item_ids, reply.scores, reply.source, strict=True):
+            slate = [
+                {"item_id": item, "score": float(score)} for item, score in zip(items, scores, strict=True) if item
+            ]
+            print(json.dumps({"user_id": user, "source": source, "items": slate}))
+    else:
+        print_slates(users, reply, titles(out / "etl" / "items.parquet") if out else {})
+
+
+def evaluate(options: Namespace) -> None:
+    """Ask the served pipeline for every test user; starts a server for it if none serves the run."""
+    from ensemble.client import RecommendClient
+    from pipelines.evaluate import evaluate as measure
+
+    out = _run_folder(options)
+    config = _saved(options, out)
+    if config.etl.serve_state != "before_test":
+        raise CommandError(
+            f'{out}: etl.serve_state is "{config.etl.serve_state}": the served features have seen the test period, so '
+            "nothing measured on it would be true; run with --etl.serve-state before_test to evaluate"
+        )
+    with _served(out, config) as url, RecommendClient(url, timeout_seconds=60) as client:
+        measure(
+            out / "etl",
+            lambda users: client.recommend(users, k=config.evaluation.slate_k, with_candidates=True),
+            config.evaluation,
+            config.etl.drop_seen,
+            out=out,
+            seed=config.seed,
+        )
+
+
+def keys(options: Namespace) -> None:
+    """List the configuration's keys."""
+    from pipelines.config import keys_of
+    from pipelines.reference import shown_default
+
+    for name, _, default, text in keys_of():
+        print(f"--{name.replace('_', '-')}  ({shown_default(default)})\n      {text}")
+
+
+def _load(options: Namespace):
+    from pipelines.config import load_config
+
+    return load_config(getattr(options, "config", None), options.overrides)
+
+
+def _saved(options: Namespace, out: Path):
+    from pipelines.config import load_saved_config
+    from pipelines.stages import CONFIG_FILE
+
+    return load_saved_config(out / CONFIG_FILE, options.overrides)
+
+
+def _remember(out: Path) -> None:
+    LATEST.parent.mkdir(exist_ok=True)
+    LATEST.write_text(f"{out}\n")
+
+
+def _run_folder(options: Namespace) -> Path:
+    if options.out:
+        return options.out
+    if not LATEST.is_file():
+        raise CommandError("no run is known here; give its folder: --out runs/NAME")
+    return Path(LATEST.read_text().strip())
+
+
+def _repository(out: Path) -> Path:
+    from features.artifact import open_artifact
+
+    return open_artifact(out / "export", "export").path / "repository"
+
+
+def _address(out: Path | None, protocol: str) -> str:
+    if out and (out / "serve" / ADDRESSES).is_file():
+        return json.loads((out / "serve" / ADDRESSES).read_text())[protocol]
+    return {"grpc": "127.0.0.1:8001", "http": "127.0.0.1:8000"}[protocol]
+
+
+@contextmanager
+def _served(out: Path, config) -> Iterator[str]:
+    """gRPC address of a server of the run: the one that runs, or one for this call."""
+    from dataclasses import replace
+
+    from ensemble.client import RecommendClient, ServerUnavailable
+    from ensemble.server import TritonServer
+
+    if (out / "serve" / ADDRESSES).is_file():
+        url = _address(out, "grpc")
+        try:
+            with RecommendClient(url) as client:
+                client.recommend(["is anybody there"], k=1)
+            print(f"measuring the server at {url}", file=sys.stderr)
+            yield url
+            return
+        except ServerUnavailable:
+            pass
+    ports = replace(config.serving, http_port=0, grpc_port=0, metrics_port=0)
+    with TritonServer(_repository(out), out / "serve", ports) as server:
+        yield server.grpc_url

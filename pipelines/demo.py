@@ -1,0 +1,48 @@
+"""The demo: a made world through every stage, a few slates from a real Triton, and the quality table."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ensemble.client import RecommendClient
+from ensemble.server import TritonServer
+from pipelines.config import CascadeConfig
+from pipelines.evaluate import evaluate
+from pipelines.slates import print_slates, titles
+from pipelines.stages import run_stages
+
+
+def run_demo(config: CascadeConfig, out: Path) -> None:
+    """Leaves the run folder `out`; Triton is stopped at the end."""
+    begun = time.monotonic()
+    artifacts = run_stages(config, out)
+    users = [*_some_users(out / "etl" / "users.parquet"), "a-stranger"]
+    with TritonServer(artifacts["export"].path / "repository", out / "serve", config.serving) as server:
+        print(f"triton     ready at {server.grpc_url} (gRPC) and {server.http_url} (HTTP)")
+        with RecommendClient(server.grpc_url, timeout_seconds=60) as client:
+            print_slates(users, client.recommend(users, k=5), titles(out / "etl" / "items.parquet"))
+            evaluate(
+                out / "etl",
+                lambda asked: client.recommend(asked, k=config.evaluation.slate_k, with_candidates=True),
+                config.evaluation,
+                config.etl.drop_seen,
+                out=out,
+                seed=config.seed,
+            )
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(f"demo       done in {time.monotonic() - begun:.0f} s, peak memory of one process {peak / 2**20:.2f} GiB")
+    print(f"           run folder: {out}")
+    print(f"           next: cascade serve   and beside it: cascade recommend --users {users[0]}")
+
+
+def _some_users(path: Path) -> list[str]:
+    """Two users with a history, the busiest and a typical one, and one without."""
+    users = pq.read_table(path, columns=["raw_id", "num_events"])
+    order = pc.array_sort_indices(users["num_events"], order="descending").to_numpy()
+    busy = order[users["num_events"].to_numpy()[order] > 0]
+    return [users["raw_id"][int(row)].as_py() for row in (busy[0], busy[len(busy) // 2], order[-1])]
