@@ -1,4 +1,4 @@
-"""The command line: `cascade COMMAND ...`, also `python -m pipelines`. Heavy imports wait until a command needs them."""
+"""The command line: `cascade COMMAND ...`, also `python -m pipelines`. Heavy imports wait for a command."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
 import sys
 import tomllib
@@ -212,7 +213,7 @@ def _attribute_docstrings(owner: type) -> dict[str, str]:
         if not dataclasses.is_dataclass(one) or one.__module__ not in sys.modules:
             continue
         body = typing.cast(ast.ClassDef, ast.parse(inspect.cleandoc("\n" + inspect.getsource(one))).body[0]).body
-        for before, after in zip(body, body[1:], strict=False):
+        for before, after in itertools.pairwise(body):
             annotated = isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name)
             if annotated and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
                 found[before.target.id] = " ".join(str(after.value.value).split())

@@ -86,14 +86,25 @@ class EvaluationConfig:
 class Served(Protocol):
     """A reply for B users: raw ids as text, best first, "" pads."""
 
-    candidate_ids: np.ndarray
-    """[B, any] in retrieval order."""
-    ranked_ids: np.ndarray
-    """[B, any] in the ranker's order."""
-    item_ids: np.ndarray
-    """[B, any] the slate."""
-    source: np.ndarray
-    """[B] what was served: personal, cold, fallback, degraded."""
+    @property
+    def candidate_ids(self) -> np.ndarray:
+        """[B, any] in retrieval order."""
+        ...
+
+    @property
+    def ranked_ids(self) -> np.ndarray:
+        """[B, any] in the ranker's order."""
+        ...
+
+    @property
+    def item_ids(self) -> np.ndarray:
+        """[B, any] the slate."""
+        ...
+
+    @property
+    def source(self) -> np.ndarray:
+        """[B] what was served: personal, cold, fallback, degraded."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
