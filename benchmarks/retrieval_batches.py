@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import dask
@@ -17,6 +18,8 @@ dask.config.set({"dataframe.query-planning": False})
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
 from merlin.dataloader.torch import Loader  # noqa: E402
 from merlin.io import Dataset  # noqa: E402
@@ -28,8 +31,16 @@ def main(num_rows: int) -> None:
     random = np.random.default_rng(0)
     lists = random.integers(0, 10_000, (num_rows, LENGTH))
     plain = pd.DataFrame({"example": np.arange(num_rows), "item_row": random.integers(0, 10_000, num_rows)})
-    stock = Dataset(plain.assign(history=list(lists)), cpu=True)
     ours, looked_up = Dataset(plain, cpu=True), torch.from_numpy(lists)
+    with tempfile.TemporaryDirectory() as folder:
+        flat = pa.array(lists.reshape(-1))
+        history = pa.FixedSizeListArray.from_arrays(flat, LENGTH)
+        pq.write_table(pa.Table.from_pandas(plain).append_column("history", history), f"{folder}/part.parquet")
+        compare(Dataset(folder, engine="parquet", cpu=True), ours, looked_up)
+
+
+def compare(stock: Dataset, ours: Dataset, looked_up: torch.Tensor) -> None:
+    num_rows = len(looked_up)
     seconds: dict[str, list[float]] = {"stock": [], "ours": []}
     for _ in range(NUM_RUNS):
         begun = time.perf_counter()
