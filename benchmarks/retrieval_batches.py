@@ -1,4 +1,4 @@
-"""Is looking lists up by row faster than sending them through Merlin's dataloader? Same rows, same order, both shuffled.
+"""Are lists looked up by row faster than lists sent through Merlin's dataloader? Same rows, both shuffled.
 
 Prints one JSON line. python benchmarks/retrieval_batches.py [NUM_ROWS]
 """

@@ -7,7 +7,9 @@ interaction, features as of its timestamp), `workflows/`, `schema.json`, `online
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,7 +38,7 @@ class EtlConfig:
     """Time split."""
     history_length: Annotated[int, Field(ge=1, le=1_000)] = 50
     """Interactions kept in a user's history feature, the newest first."""
-    popularity_window_days: Annotated[float, Field(gt=0)] = 28.0
+    popularity_window_days: Annotated[float, Field(gt=0, le=36_500)] = 28.0
     """Window in days of an item's recent popularity."""
     list_max_length: Annotated[int, Field(ge=1, le=100)] = 8
     """Elements kept of each list feature of users and items."""
@@ -62,6 +64,8 @@ def run(config: EtlConfig, logs: Logs, writer: ArtifactWriter) -> None:
 
     Raises: ValueError if the log cannot be split by time.
     """
+    _check_names("user", logs.user_features)
+    _check_names("item", logs.item_features)
     users = logs.users.sort_by("user_id")
     items = logs.items.sort_by("item_id")
     split = time_split(logs.interactions["timestamp"].to_numpy(), config.split)
@@ -71,56 +75,35 @@ def run(config: EtlConfig, logs: Logs, writer: ArtifactWriter) -> None:
 
     from features import workflow as wf  # Merlin takes seconds to import
 
-    vocabulary = {
-        "user": _by_first_appearance(events.user_row[events.part != TEST]),
-        "item": _by_first_appearance(events.item_row[events.part != TEST]),
+    entities = {
+        "users": _Entity.of("user", users, logs.user_features, events.user_row, events.part),
+        "items": _Entity.of("item", items, logs.item_features, events.item_row, events.part),
     }
-    num_train_ids = {
-        "user": len(np.unique(events.user_row[events.part == TRAIN])),
-        "item": len(np.unique(events.item_row[events.part == TRAIN])),
-    }
-    raw = {
-        "users": _raw_entities("user", users, logs.user_features),
-        "items": _raw_entities("item", items, logs.item_features),
-    }
-    trained = events.part == TRAIN
-    raw_train = raw_interactions(
-        log, events.user_row[trained], events.item_row[trained], events.timestamp[trained], config
-    )
-    fit_on = {
-        "users": raw["users"].take(np.unique(events.user_row[trained])),
-        "items": raw["items"].take(np.unique(events.item_row[trained])),
-        "interactions": raw_train,
-    }
-    encoded = {}
     with TemporaryDirectory(prefix="cascade-vocabularies-") as storage:
         workflows = {
             name: wf.entity_workflow(
-                name.removesuffix("s"),
-                columns,
-                vocabulary[name.removesuffix("s")],
-                config.list_max_length,
-                Path(storage) / name,
+                entity.name, entity.columns, entity.vocabulary(), config.list_max_length, Path(storage) / name
             )
-            for name, columns in (("users", logs.user_features), ("items", logs.item_features))
+            for name, entity in entities.items()
         }
+        encoded = {}
+        for name, entity in entities.items():
+            with wf.as_dataset([entity.raw.take(entity.train_rows)]) as train:
+                wf.fit(workflows[name], train)
+            encoded[name] = wf.transform(workflows[name], entity.raw)
         workflows["interactions"] = wf.interaction_workflow(
-            vocabulary["item"], config.history_length, Path(storage) / "interactions"
+            entities["items"].known_rows, config.history_length, Path(storage) / "interactions"
         )
+        _write_examples(writer, workflows["interactions"], log, events, config)
+        user_state, item_state = _states(workflows["interactions"], log, len(users), len(items), as_of, config)
         for name, workflow in workflows.items():
-            wf.fit(workflow, fit_on[name])
-            if name in raw:
-                encoded[name] = wf.transform(workflow, raw[name])
-            else:
-                _write_examples(writer, workflow, log, events, config, raw_train)
-                user_state, item_state = _states(workflow, log, len(users), len(items), as_of, config)
             workflow.save(str(writer.path / "workflows" / name))
     writer.volatile += ["workflows/*/workflow.pkl", "workflows/*/metadata.json"]
 
-    _write(writer, "users.parquet", _joined(users["user_id"], None, encoded["users"], user_state))
-    _write(writer, "items.parquet", _joined(items["item_id"], items["title"], encoded["items"], item_state))
-    _write(writer, "events.parquet", _events_table(events))
-    _write(writer, "quarantine.parquet", logs.quarantine)
+    _write(writer, "users.parquet", [_joined(users["user_id"], None, encoded["users"], user_state)])
+    _write(writer, "items.parquet", [_joined(items["item_id"], items["title"], encoded["items"], item_state)])
+    _write(writer, "events.parquet", [_events_table(events)])
+    _write(writer, "quarantine.parquet", [logs.quarantine])
     _write_json(writer.path / "online.json", wf.normalization(workflows["interactions"]))
     from features.schema import save_schema
 
@@ -133,8 +116,8 @@ def run(config: EtlConfig, logs: Logs, writer: ArtifactWriter) -> None:
         "num_users": len(users),
         "num_items": len(items),
         "num_interactions": {PART_NAMES[part]: int(num_parts[part]) for part in PART_NAMES},
-        "num_train_users": num_train_ids["user"],
-        "num_train_items": num_train_ids["item"],
+        "num_train_users": len(entities["users"].train_rows),
+        "num_train_items": len(entities["items"].train_rows),
         "valid_from": split.valid_from,
         "test_from": split.test_from,
         "as_of": as_of,
@@ -181,25 +164,69 @@ def _by_first_appearance(row: np.ndarray) -> np.ndarray:
     return distinct[np.argsort(first)]
 
 
-def _raw_entities(entity: str, table: pa.Table, columns: FeatureColumns) -> pa.Table:
-    raw = {f"{entity}_id": pa.array(np.arange(len(table)))}
-    for name in (*columns.categorical, *columns.continuous, *columns.lists):
-        raw[f"{entity}_{name}"] = table[name]
-    return pa.table(raw)
+@dataclass(frozen=True)
+class _Entity:
+    """The users, or the items."""
+
+    name: str
+    columns: FeatureColumns
+    raw: pa.Table
+    """What the workflow reads: `{name}_id` (the row number) and the features."""
+    known_rows: np.ndarray
+    """Rows with events in the train or valid part, by first appearance; they get an id of their own."""
+    train_rows: np.ndarray
+    """Rows with events in the train part, by first appearance: the first of known_rows."""
+
+    @classmethod
+    def of(cls, name: str, table: pa.Table, columns: FeatureColumns, row: np.ndarray, part: np.ndarray) -> _Entity:
+        raw = {f"{name}_id": pa.array(np.arange(len(table)))}
+        raw |= {f"{name}_{feature}": table[feature] for feature in columns.names}
+        known_rows, train_rows = _by_first_appearance(row[part != TEST]), _by_first_appearance(row[part == TRAIN])
+        return cls(name, columns, pa.table(raw), known_rows, train_rows)
+
+    def vocabulary(self) -> dict[str, np.ndarray]:
+        """Column -> values in id order. Ids of attributes, too, are numbered by first appearance in the train part."""
+        values: dict[str, np.ndarray] = {f"{self.name}_id": self.known_rows}
+        train = self.raw.take(self.train_rows)
+        for feature in (*self.columns.categorical, *self.columns.lists):
+            column = train[f"{self.name}_{feature}"]
+            flat = pc.list_flatten(column) if feature in self.columns.lists else column
+            values[f"{self.name}_{feature}"] = pc.unique(flat.drop_null()).to_numpy(zero_copy_only=False)
+        return values
 
 
-def _write_examples(writer, workflow, log, events, config, raw_train) -> None:
-    from features.workflow import transform
+def _check_names(entity: str, columns: FeatureColumns) -> None:
+    from features.workflow import CONTEXT_COUNTS, KEYS, USER_COUNTS
+
+    taken = {f"{entity}_id", *KEYS, *USER_COUNTS, *CONTEXT_COUNTS}
+    for name in columns.names:
+        if f"{entity}_{name}" in taken:
+            raise ValueError(
+                f"the {entity} feature {name!r} would become the column {entity}_{name}, which the etl stage makes "
+                f"itself; give it another name in data.tables.{entity}s"
+            )
+
+
+def _write_examples(writer: ArtifactWriter, workflow, log: EventLog, events: Events, config: EtlConfig) -> None:
+    """Fit the interaction workflow on the train part and encode all three."""
+    from features.workflow import as_dataset, fit, transformed_parts
 
     (writer.path / "examples").mkdir()
     for part, name in PART_NAMES.items():
-        of_part = events.part == part
-        raw = raw_train
-        if part != TRAIN:
-            raw = raw_interactions(
-                log, events.user_row[of_part], events.item_row[of_part], events.timestamp[of_part], config
-            )
-        _write(writer, f"examples/{name}.parquet", transform(workflow, raw))
+        with as_dataset(_raw_of_part(log, events, part, config)) as raw:
+            if part == TRAIN:
+                fit(workflow, raw)
+            _write(writer, f"examples/{name}.parquet", transformed_parts(workflow, raw))
+
+
+def _raw_of_part(log: EventLog, events: Events, part: int, config: EtlConfig) -> Iterator[pa.Table]:
+    """Raw interaction features of a part, so many rows at a time that memory stays bounded."""
+    from features.workflow import ROWS_PER_PART
+
+    event = np.flatnonzero(events.part == part)
+    for begin in range(0, len(event), ROWS_PER_PART):
+        rows = event[begin : begin + ROWS_PER_PART]
+        yield raw_interactions(log, events.user_row[rows], events.item_row[rows], events.timestamp[rows], config)
 
 
 def _states(workflow, log, num_users, num_items, as_of, config) -> tuple[dict, dict]:
@@ -238,9 +265,14 @@ def _ragged(history_QN: np.ndarray) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(history_QN[known].astype(np.int64)))
 
 
-def _write(writer: ArtifactWriter, name: str, table: pa.Table) -> None:
-    pq.write_table(table, writer.path / name)
-    writer.rows[name] = len(table)
+def _write(writer: ArtifactWriter, name: str, tables: Iterable[pa.Table]) -> None:
+    writer.rows[name] = 0
+    with contextlib.ExitStack() as stack:
+        file = None
+        for table in tables:
+            file = file or stack.enter_context(pq.ParquetWriter(writer.path / name, table.schema))
+            file.write_table(table)
+            writer.rows[name] += len(table)
 
 
 def _write_json(path: Path, document: object) -> None:

@@ -96,8 +96,9 @@ class EventLog:
         num = end - start
         question = np.repeat(np.arange(len(num)), num)
         position = np.arange(num.sum()) - np.repeat(np.cumsum(num) - num, num) + np.repeat(start, num)
-        pairs = np.unique(np.stack([question, self._item_of_user[position]], 1), axis=0)
-        return pairs[:, 0], pairs[:, 1]
+        item = self._item_of_user[position]
+        num_items = int(item.max(initial=0)) + 1
+        return np.divmod(np.unique(question * num_items + item), num_items)
 
     def _key(self, row: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
         moment = np.clip(timestamp - self._origin, 0, self._span - 1)

@@ -20,6 +20,8 @@ def save_schema(schema: Schema, path: Path) -> None:
     """Write as TensorFlow-metadata JSON, the format Merlin's own tools exchange."""
     document = json.loads(TensorflowMetadata.from_merlin_schema(schema).to_json())
     for feature in document["feature"]:
+        for metadata in feature["annotation"]["extraMetadata"]:
+            metadata.pop("cat_path", None)  # where the vocabulary stood while the workflow was fitted: gone by now
         feature["annotation"]["tag"].sort()  # Merlin keeps tags in a set: their order changes from process to process
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import dask
@@ -16,47 +16,56 @@ import nvtabular as nvt  # noqa: E402
 import pandas as pd  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
-from merlin.dag import Graph  # noqa: E402
+from merlin.core.dispatch import is_list_dtype, list_val_dtype  # noqa: E402
+from merlin.dag import Graph, Node  # noqa: E402
+from merlin.dag.executors import LocalExecutor  # noqa: E402
 from merlin.schema import Schema, Tags  # noqa: E402
 from nvtabular import ops  # noqa: E402
 
 from features.artifact import Artifact  # noqa: E402
 from features.logs import FeatureColumns  # noqa: E402
 from features.ops.calendar import Calendar  # noqa: E402
+from features.ops.known_categories import KnownCategories  # noqa: E402
 from features.ops.pad_list import PadList  # noqa: E402
+from features.schema import list_length  # noqa: E402
 
 # As-of columns that grow without bound: log(1 + x), then mean 0 and deviation 1 over the training interactions.
 USER_COUNTS = ("user_num_events",)
 CONTEXT_COUNTS = ("user_recency_days", "item_num_events", "item_num_recent_events", "item_age_days")
 KEYS = ("user_row", "item_row", "timestamp")
 HISTORY = "history"
+ROWS_PER_PART = 250_000
+"""Rows that NVTabular holds in memory at a time."""
+SMALLEST_SPREAD = 1e-7
+"""Deviation, relative to the mean, below which a column counts as constant: NVTabular's sums cannot tell."""
 
 
 def entity_workflow(
-    entity: str, columns: FeatureColumns, vocabulary: np.ndarray, list_max_length: int, storage: Path
+    entity: str, columns: FeatureColumns, vocabulary: Mapping[str, np.ndarray], list_max_length: int, storage: Path
 ) -> nvt.Workflow:
     """Workflow for the attributes of users or items.
 
     Args:
         entity: "user" or "item"; the id column is `{entity}_id` (raw: the row number), features are `{entity}_{name}`.
-        vocabulary: rows that get an id of their own, in id order; any other row is encoded as unseen.
+        vocabulary: column -> values that get an id of their own, in id order; any other value is encoded as unseen.
+            For `{entity}_id` and every categorical and list feature.
         list_max_length: elements kept of each list feature.
         storage: folder for the vocabularies until the workflow is saved; every workflow needs one of its own.
     """
     tag = {"user": Tags.USER, "item": Tags.ITEM}[entity]
     id_tag = {"user": Tags.USER_ID, "item": Tags.ITEM_ID}[entity]
-    id_column = f"{entity}_id"
-    nodes = [id_column] >> _known_ids(id_column, vocabulary, storage) >> ops.AddTags([tag, id_tag])
+
+    def encoded(names: Sequence[str]) -> Node:
+        return list(names) >> KnownCategories({name: vocabulary[name] for name in names}, storage)
+
+    nodes = encoded([f"{entity}_id"]) >> ops.AddTags([tag, id_tag])
     if columns.categorical:
-        nodes = nodes + (
-            _prefixed(entity, columns.categorical) >> ops.Categorify(out_path=str(storage)) >> ops.AddTags([tag])
-        )
+        nodes = nodes + (encoded(_prefixed(entity, columns.categorical)) >> ops.AddTags([tag]))
     if columns.continuous:
         filled = _prefixed(entity, columns.continuous) >> ops.FillMedian()
         nodes = nodes + (filled >> ops.Normalize(out_dtype=np.float32) >> ops.AddTags([tag]))
     for name in _prefixed(entity, columns.lists):
-        encoded = [name] >> ops.Categorify(out_path=str(storage)) >> PadList(list_max_length)
-        nodes = nodes + (encoded >> ops.AddTags([tag]))
+        nodes = nodes + (encoded([name]) >> PadList(list_max_length) >> ops.AddTags([tag]))
     return nvt.Workflow(nodes)
 
 
@@ -65,7 +74,7 @@ def interaction_workflow(item_vocabulary: np.ndarray, history_length: int, stora
 
     The history shares the item ids' vocabulary, so that one embedding table serves both.
     """
-    history = [HISTORY] >> _known_ids(HISTORY, item_vocabulary, storage) >> PadList(history_length)
+    history = [HISTORY] >> KnownCategories({HISTORY: item_vocabulary}, storage) >> PadList(history_length)
     history = history >> ops.AddTags([Tags.USER, Tags.SEQUENCE])
     user_counts = list(USER_COUNTS) >> ops.LogOp() >> ops.Normalize(out_dtype=np.float32) >> ops.AddTags([Tags.USER])
     context = list(CONTEXT_COUNTS) >> ops.LogOp() >> ops.Normalize(out_dtype=np.float32)
@@ -98,10 +107,26 @@ def normalized_log(count: np.ndarray, mean: float, deviation: float) -> np.ndarr
     return ((logged - mean) / deviation if deviation > 0 else logged - mean).astype(np.float32)
 
 
-def fit(workflow: nvt.Workflow, table: pa.Table) -> nvt.Workflow:
-    """Fit a workflow on a table, part by part."""
-    with as_dataset(table) as dataset:
-        return workflow.fit(dataset)
+def fit(workflow: nvt.Workflow, dataset: nvt.Dataset) -> nvt.Workflow:
+    """Fit a workflow, part by part.
+
+    A continuous attribute that is null in every row, or equal in all, says nothing: it becomes 0 for everybody.
+    """
+    stock = workflow.executor._executor
+    workflow.executor._executor = _FittingExecutor(stock.target_format)
+    try:
+        with np.errstate(invalid="ignore"):  # the variance of a constant column may come out below 0
+            workflow.fit(dataset)
+    finally:
+        workflow.executor._executor = stock
+    for node in Graph.get_nodes_by_op_type([workflow.output_node], ops.FillMedian):
+        for name, median in node.op.medians.items():
+            normalize = _normalize_of(workflow, name)
+            if np.isnan(median):
+                node.op.medians[name] = normalize.means[name] = 0.0
+            if not normalize.stds[name] > SMALLEST_SPREAD * abs(normalize.means[name]):
+                normalize.stds[name] = float("inf")
+    return workflow
 
 
 def load_workflow(etl: Artifact, name: str) -> nvt.Workflow:
@@ -110,37 +135,60 @@ def load_workflow(etl: Artifact, name: str) -> nvt.Workflow:
 
 
 def transform(workflow: nvt.Workflow, table: pa.Table) -> pa.Table:
-    """Run a fitted workflow over a table, row group by row group; row order is kept."""
-    with as_dataset(table) as dataset:
-        parts = workflow.transform(dataset).to_ddf().partitions
-        return pa.concat_tables([_arrow(part.compute(scheduler="synchronous"), workflow) for part in parts])
+    """Run a fitted workflow over a table; row order is kept."""
+    if not len(table):  # Merlin cannot open a dataset without rows
+        return _arrow(pd.DataFrame(columns=workflow.output_schema.column_names), workflow.output_schema)
+    with as_dataset([table]) as dataset:
+        return pa.concat_tables(transformed_parts(workflow, dataset))
+
+
+def transformed_parts(workflow: nvt.Workflow, dataset: nvt.Dataset) -> Iterator[pa.Table]:
+    """Run a fitted workflow over a dataset, one part after the other; row order is kept."""
+    for part in workflow.transform(dataset).to_ddf().partitions:
+        yield _arrow(part.compute(scheduler="synchronous"), workflow.output_schema)
 
 
 @contextlib.contextmanager
-def as_dataset(table: pa.Table, rows_per_part: int = 250_000) -> Iterator[nvt.Dataset]:
-    """A Merlin dataset over parquet, so that NVTabular holds one part in memory at a time."""
+def as_dataset(tables: Iterable[pa.Table]) -> Iterator[nvt.Dataset]:
+    """A Merlin dataset over parquet, so that NVTabular holds one part in memory at a time; needs a row."""
     with tempfile.TemporaryDirectory(prefix="cascade-rows-") as folder:
-        for part, begin in enumerate(range(0, max(len(table), 1), rows_per_part)):
-            pq.write_table(table.slice(begin, rows_per_part), Path(folder) / f"part_{part:05d}.parquet")
+        starts = ((table, begin) for table in tables for begin in range(0, len(table), ROWS_PER_PART))
+        for number, (table, begin) in enumerate(starts):
+            pq.write_table(table.slice(begin, ROWS_PER_PART), Path(folder) / f"part_{number:06d}.parquet")
         yield nvt.Dataset(folder, engine="parquet", cpu=True)
+
+
+class _FittingExecutor(LocalExecutor):
+    """Merlin's; the stock one reads types from the rows, and fails on a list column whose rows are all empty."""
+
+    def __init__(self, target_format) -> None:
+        super().__init__()
+        self.target_format = target_format
+
+    def _build_schema_from_data(self, output_data, col_name, output_col_schema):
+        column = output_data[col_name]
+        if is_list_dtype(column) and list_val_dtype(column) is None:
+            return output_col_schema
+        return super()._build_schema_from_data(output_data, col_name, output_col_schema)
 
 
 def _prefixed(entity: str, names: Sequence[str]) -> list[str]:
     return [f"{entity}_{name}" for name in names]
 
 
-def _known_ids(column: str, vocabulary: np.ndarray, storage: Path) -> ops.Categorify:
-    # Without out_path NVTabular writes a given vocabulary into the working directory, and loses it when saving.
-    return ops.Categorify(vocabs={column: pd.Series(vocabulary)}, out_path=str(storage))
+def _normalize_of(workflow: nvt.Workflow, name: str) -> ops.Normalize:
+    nodes = Graph.get_nodes_by_op_type([workflow.output_node], ops.Normalize)
+    return next(node.op for node in nodes if name in node.op.means)
 
 
-def _arrow(frame: pd.DataFrame, workflow: nvt.Workflow) -> pa.Table:
+def _arrow(frame: pd.DataFrame, schema: Schema) -> pa.Table:
     columns = {}
-    for column in workflow.output_schema:
+    for column in schema:
         values = frame[column.name]
-        if column.is_list:
-            flat = np.concatenate(values.to_list()) if len(values) else np.empty(0, np.int64)
-            columns[column.name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), len(flat) // max(len(values), 1))
+        dtype = column.dtype.to_numpy
+        if length := list_length(column):
+            flat = np.concatenate(values.to_list()) if len(values) else np.empty(0, dtype)
+            columns[column.name] = pa.FixedSizeListArray.from_arrays(pa.array(flat.astype(dtype, copy=False)), length)
         else:
-            columns[column.name] = pa.array(values.to_numpy())
+            columns[column.name] = pa.array(values.to_numpy().astype(dtype, copy=False))
     return pa.table(columns)

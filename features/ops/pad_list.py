@@ -29,9 +29,9 @@ class PadList(Operator):
     def _padded(self, column) -> np.ndarray:
         rows = [() if values is None else values[: self.length] for values in column]
         num_kept = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        padded = np.full((len(rows), self.length), self.pad_value, dtype=np.int64)
-        if num_kept.any():
-            padded[np.arange(self.length) < num_kept[:, None]] = np.concatenate([row for row in rows if len(row)])
+        kept = np.concatenate([row for row in rows if len(row)]) if num_kept.any() else np.empty(0, np.int64)
+        padded = np.full((len(rows), self.length), self.pad_value, dtype=kept.dtype)
+        padded[np.arange(self.length) < num_kept[:, None]] = kept
         return padded
 
     def _compute_shape(self, col_schema, input_schema):
