@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from merlin.schema import Schema
 
-# I items  K candidates  N ids
+# B users  K candidates  I items
 NO_ITEM = -1
+_STATE = ("raw_id", "num_recent_events", "num_events")
 
 
 class Catalogue:
@@ -21,29 +23,43 @@ class Catalogue:
         feature_names: columns the ranker reads.
     """
 
-    def __init__(self, path: Path, feature_names: list[str]) -> None:
-        table = pq.read_table(path)
-        self.raw_ids = np.append(table["raw_id"].to_numpy(), "")  # the last one stands for NO_ITEM
-        self._sorted_ids = table["raw_id"].to_numpy().astype(str)  # the etl stage sorts by raw id
-        self._features = {name: _array(table[name]) for name in feature_names if name in table.column_names}
-        popularity = np.stack([table["num_recent_events"].to_numpy(), table["num_events"].to_numpy()], axis=1)
-        self.popularity = np.log1p(popularity[:, 0]).astype(np.float32)
-        self.by_popularity = np.lexsort((np.arange(len(table)), -popularity[:, 1], -popularity[:, 0]))
+    def __init__(self, path: Path, feature_names: Sequence[str] = ()) -> None:
+        there = pq.read_schema(path).names
+        table = pq.read_table(path, columns=[*_STATE, *(name for name in feature_names if name in there)])
+        self._raw_id = table["raw_id"]
+        self._features = {name: _array(table[name]) for name in table.column_names if name not in _STATE}
+        num_recent_events, num_events = (table[name].to_numpy() for name in ("num_recent_events", "num_events"))
+        self.by_popularity = np.lexsort((np.arange(len(table)), -num_events, -num_recent_events))
+        """[I] item rows, most popular first: by recent events, then by all events, then by row."""
 
     def __len__(self) -> int:
-        return len(self._sorted_ids)
+        return len(self._raw_id)
+
+    # Each operator that reads the items has its own Catalogue and holds only what it has used.
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """[I] float32 in (0, 1]: 1 / place in `by_popularity`, so that it orders items as that does."""
+        popularity_I = np.empty(len(self), dtype=np.float32)
+        popularity_I[self.by_popularity] = 1 / np.arange(1, len(self) + 1)
+        return popularity_I
+
+    @cached_property
+    def _row_of_id(self) -> dict[str, int]:
+        return {raw_id: row for row, raw_id in enumerate(self._raw_id.to_pylist())}
+
+    @cached_property
+    def _id_of_row(self) -> np.ndarray:
+        return np.array([*self._raw_id.to_pylist(), ""], dtype=object)  # the last one stands for NO_ITEM
 
     def rows_of(self, raw_ids: np.ndarray) -> np.ndarray:
         """Item rows of raw ids, of any shape; NO_ITEM for one that the catalogue does not have."""
-        if not raw_ids.size or not len(self):
-            return np.full(raw_ids.shape, NO_ITEM, dtype=np.int64)
-        wanted = raw_ids.astype(str)
-        row = np.minimum(np.searchsorted(self._sorted_ids, wanted), len(self) - 1)
-        return np.where(self._sorted_ids[row] == wanted, row, NO_ITEM)
+        row_of_id = self._row_of_id
+        rows = [row_of_id.get(raw_id, NO_ITEM) for raw_id in raw_ids.ravel().tolist()]
+        return np.array(rows, dtype=np.int64).reshape(raw_ids.shape)
 
     def ids_of(self, row: np.ndarray) -> np.ndarray:
         """Raw ids of item rows, of any shape; "" for NO_ITEM."""
-        return self.raw_ids[row]
+        return self._id_of_row[row]
 
     def features_of(self, row_BK: np.ndarray) -> dict[str, np.ndarray]:
         """Encoded features of candidates, [B, K] or [B, K, length]; an empty slot gets those of item 0."""
@@ -54,10 +70,6 @@ class Catalogue:
 def load_item_vectors(path: Path) -> np.ndarray:
     """[I, D] float32, from the retrieval stage's `item_vectors.parquet`."""
     return _array(pq.read_table(path, columns=["vector"])["vector"])
-
-
-def item_feature_names(schema: Schema) -> list[str]:
-    return [column.name for column in schema if column.name.startswith("item_")]
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:

@@ -16,7 +16,7 @@ from ensemble.triton_config import CANDIDATE_OUTPUTS, INPUTS, MODEL_NAME, SLATE_
 from features.errors import CascadeError
 
 DEFAULT_BATCH_SIZE = 64
-"""Users a call in `recommend_all`; ServingConfig.max_batch_size must not be smaller."""
+"""Users a call in `recommend_all`; ExportConfig.max_batch_size must not be smaller."""
 
 _WIRE_TYPES = {"TYPE_STRING": "BYTES", "TYPE_INT32": "INT32", "TYPE_INT64": "INT64"}
 # gRPC's names and HTTP's numbers

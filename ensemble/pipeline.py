@@ -11,14 +11,16 @@ import dask
 dask.config.set({"dataframe.query-planning": False})  # Merlin 23.8 needs the legacy dataframe
 
 import numpy as np  # noqa: E402
+from merlin.dag.runtime import Runtime  # noqa: E402
 from merlin.systems.dag import Ensemble  # noqa: E402
 from merlin.table import TensorTable  # noqa: E402
 
+from ensemble.chain_executor import ChainExecutor  # noqa: E402
 from ensemble.graph import operators_of  # noqa: E402
 from ensemble.request import FEATURE_TIME, Reply, Request  # noqa: E402
 from features.artifact import ArtifactError, file_sha256  # noqa: E402
 
-HASHES = "sha256.json"
+HASHES, ENSEMBLE = "sha256.json", "ensemble.pkl"
 
 
 class Pipeline:
@@ -31,6 +33,7 @@ class Pipeline:
 
     def __init__(self, ensemble: Ensemble, as_of: int) -> None:
         self._ensemble = ensemble
+        self._runtime = Runtime(ChainExecutor())
         self._as_of = as_of
 
     @classmethod
@@ -44,15 +47,19 @@ class Pipeline:
             raise ArtifactError(
                 f"{version_folder / HASHES} is missing: {version_folder} is no exported model; run `export`"
             )
-        document = json.loads((version_folder / HASHES).read_text())
-        for name, expected in document["sha256"].items():
+        try:
+            document = json.loads((version_folder / HASHES).read_text())
+            hashes, as_of = {ENSEMBLE: document["sha256"][ENSEMBLE]} | document["sha256"], int(document["as_of"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f"{version_folder / HASHES} is damaged ({error!r}); run `export` again") from error
+        for name, expected in hashes.items():
             if not (folder / name).is_file() or file_sha256(folder / name) != expected:
                 raise ArtifactError(f"{folder / name} is missing or damaged; run `export` again")
-        ensemble = cloudpickle.loads((folder / "ensemble.pkl").read_bytes())
+        ensemble = cloudpickle.loads((folder / ENSEMBLE).read_bytes())
         for operator in operators_of(ensemble):
             operator.load_artifacts(str(folder))
-        pipeline = cls(ensemble, document["as_of"])
-        pipeline.recommend(Request.of(["warm up"]))
+        pipeline = cls(ensemble, as_of)
+        pipeline.recommend(Request.of(["warm up"], exclude=[["warm up"]]))
         return pipeline
 
     def recommend(self, request: Request) -> Reply:
@@ -66,7 +73,7 @@ class Pipeline:
                 "with_candidates": np.full(len(request), request.with_candidates),
             }
         )
-        done = self._ensemble.transform(table)
+        done = self._ensemble.transform(table, runtime=self._runtime)
         return Reply(
             item_ids=done["item_ids"].values,
             scores=done["scores"].values,

@@ -178,7 +178,7 @@ def _user_ids(user_ids: Any, max_batch_size: int | None) -> np.ndarray:
     if max_batch_size is not None and len(raw) > max_batch_size:
         raise RequestError(
             f"user_id may name at most {max_batch_size} users in one request, got {len(raw)}; "
-            "split the request (RecommendClient.recommend_all does), or raise serving.max_batch_size"
+            "split the request (RecommendClient.recommend_all does), or raise export.max_batch_size"
         )
     texts = _texts(raw, "user_id row {}")
     if "" in texts:

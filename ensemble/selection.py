@@ -18,8 +18,13 @@ def drop(row_BK: np.ndarray, forbidden_BS: np.ndarray) -> tuple[np.ndarray, np.n
         forbidden_BS: item rows this user must not get; NO_ITEM pads.
     Returns: row_BK with NO_ITEM where an item was removed, and how many were removed per user [B].
     """
-    forbidden = np.isin(_keyed(row_BK), _keyed(forbidden_BS)) & (row_BK != NO_ITEM)
-    return np.where(forbidden, NO_ITEM, row_BK), forbidden.sum(1)
+    forbidden_keys = np.sort(_keys(forbidden_BS))
+    keys = _keys(row_BK)
+    forbidden_BK = np.zeros(row_BK.shape, dtype=bool)
+    if len(forbidden_keys):
+        place = np.minimum(np.searchsorted(forbidden_keys, keys), len(forbidden_keys) - 1)
+        forbidden_BK[row_BK != NO_ITEM] = forbidden_keys[place] == keys
+    return np.where(forbidden_BK, NO_ITEM, row_BK), forbidden_BK.sum(1)
 
 
 def compact(row_BK: np.ndarray, wanted_B: np.ndarray) -> np.ndarray:
@@ -57,21 +62,23 @@ def fill(row_BK: np.ndarray, wanted_B: np.ndarray, ranking_I: np.ndarray, forbid
 
 
 def top_k(row_BK: np.ndarray, score_BK: np.ndarray, k_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The k best-scored items of each user, best first; equal scores by item row.
+    """The k best-scored items of each user, best first; equal scores by item row, nan last.
 
     Returns: item rows [B, max(k_B)], NO_ITEM where a user has or wants fewer, and their scores, -inf there.
     """
     width = int(k_B.max(initial=0))
-    score_BK = np.where(row_BK == NO_ITEM, -np.inf, score_BK).astype(np.float32)
-    order = np.lexsort((row_BK, -score_BK), axis=1)[:, :width]
-    missing = ((0, 0), (0, width - order.shape[1]))
-    row = np.pad(np.take_along_axis(row_BK, order, 1), missing, constant_values=NO_ITEM)
-    score = np.pad(np.take_along_axis(score_BK, order, 1), missing, constant_values=-np.inf)
-    empty = (np.arange(width) >= k_B[:, None]) | np.isneginf(score)
-    return np.where(empty, NO_ITEM, row), np.where(empty, np.float32(-np.inf), score)
+    slate = np.full((len(row_BK), width), NO_ITEM, dtype=np.int64)
+    slate_score = np.full(slate.shape, -np.inf, dtype=np.float32)
+    if width:
+        order = np.lexsort((row_BK, -score_BK, row_BK == NO_ITEM), axis=1)[:, :width]
+        best = np.take_along_axis(row_BK, order, 1)
+        filled = (best != NO_ITEM) & (np.arange(best.shape[1]) < k_B[:, None])
+        slate[:, : best.shape[1]][filled] = best[filled]
+        slate_score[:, : best.shape[1]][filled] = np.take_along_axis(score_BK, order, 1)[filled]
+    return slate, slate_score
 
 
-def _keyed(row_BK: np.ndarray) -> np.ndarray:
-    """Item rows made distinct per user, so that one user's never match another's."""
-    user_B1 = np.arange(len(row_BK), dtype=np.int64)[:, None]
-    return np.where(row_BK == NO_ITEM, -1 - user_B1, (user_B1 << 40) + row_BK)
+def _keys(row_BK: np.ndarray) -> np.ndarray:
+    """The items of all users as one flat array, in which one user's never equal another's; empty slots left out."""
+    user, place = np.nonzero(row_BK != NO_ITEM)
+    return (user << 40) + row_BK[user, place]

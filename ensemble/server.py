@@ -59,7 +59,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class ServingConfig:
-    """Triton and how it batches."""
+    """Where Triton listens and how long it may take. How it batches is part of the exported model: see [export]."""
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every network of the machine."""
@@ -73,12 +73,6 @@ class ServingConfig:
     """Longest time in seconds from start to ready."""
     stop_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
     """Longest time in seconds for requests in flight at stop; then Triton is killed."""
-    max_batch_size: Annotated[int, Field(gt=0)] = 64
-    """Most users of one request, and of the requests that are joined into one run. Baked in by the export."""
-    num_instances: Annotated[int, Field(gt=0)] = 1
-    """Model processes, each with a whole pipeline in memory. Baked in by the export."""
-    max_queue_delay_microseconds: Annotated[int, Field(ge=0)] = 0
-    """How long in microseconds a request waits for others to join it. Baked in by the export."""
 
 
 class TritonServer:

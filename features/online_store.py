@@ -15,13 +15,14 @@ from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConf
 from feast.types import Array, Float32, Int64, String
 from merlin.schema import Schema, Tags
 
-from features.artifact import Artifact
+from features.artifact import Artifact, ArtifactError
 from features.schema import PADDING, UNSEEN, list_length, load_schema, select
 
 # B users  L list length
 PROJECT = "cascade"
 VIEW = "users"
 KEY = "user"
+REGISTRY, ONLINE = "registry.db", "online.db"
 NO_ITEM = -1
 STATE_COLUMNS = ("num_events", "last_timestamp", "seen")
 """What the store holds beside the models' features: interactions so far, Unix seconds of the last one, item rows."""
@@ -49,18 +50,29 @@ class OnlineStore:
     Args:
         folder: what `write_online_store` made.
         schema: the USER features that were written.
+    Raises: ArtifactError if a file is missing, or the registry does not describe the users.
     """
 
     def __init__(self, folder: Path, schema: Schema) -> None:
-        self._store = FeatureStore(config=_repo_config(folder))
+        self._folder = folder
+        self._store: FeatureStore | None = _opened(folder)
         self._columns = list(select(schema, Tags.USER))
         names = [*(column.name for column in self._columns), *STATE_COLUMNS]
         self._wanted = [f"{VIEW}:{name}" for name in names]
 
     def read(self, user_ids: Sequence[str]) -> OnlineUsers:
-        """Features of the users, in order; a user may come twice."""
+        """Features of the users, in order; a user may come twice.
+
+        Raises: whatever the store does when it cannot be read; the next call opens it anew.
+        """
         rows = [{KEY: user_id} for user_id in user_ids]
-        return self._users(self._store.get_online_features(features=self._wanted, entity_rows=rows).to_dict())
+        self._store = self._store or _opened(self._folder)
+        try:
+            answer = self._store.get_online_features(features=self._wanted, entity_rows=rows).to_dict()
+        except Exception:  # a connection that broke once may never see the repaired or replaced file
+            self._store = None
+            raise
+        return self._users(answer)
 
     def nobody(self, num_users: int) -> OnlineUsers:
         """What `read` returns for users whom the store does not have."""
@@ -108,10 +120,10 @@ def write_online_store(folder: Path, etl: Artifact) -> int:
 _FEATURE_STORE_YAML = f"""# The folder is a Feast repository: `feast -c . feature-views list`
 project: {PROJECT}
 provider: local
-registry: registry.db
+registry: {REGISTRY}
 online_store:
   type: sqlite
-  path: online.db
+  path: {ONLINE}
 entity_key_serialization_version: 3
 """
 
@@ -120,10 +132,22 @@ def _repo_config(folder: Path) -> RepoConfig:
     return RepoConfig(
         project=PROJECT,
         provider="local",
-        registry={"path": str(folder / "registry.db"), "cache_ttl_seconds": 0},  # 0: read once, never again
-        online_store={"type": "sqlite", "path": str(folder / "online.db")},
+        registry={"path": str(folder / REGISTRY), "cache_ttl_seconds": 0},  # 0: read once, never again
+        online_store={"type": "sqlite", "path": str(folder / ONLINE)},
         entity_key_serialization_version=3,
     )
+
+
+def _opened(folder: Path) -> FeatureStore:
+    for name in (REGISTRY, ONLINE):
+        if not (folder / name).is_file():  # SQLite would make an empty one
+            raise ArtifactError(f"{folder / name} is missing; run `export` again")
+    store = FeatureStore(config=_repo_config(folder))
+    try:
+        store.get_feature_view(VIEW)
+    except Exception as error:  # protobuf's and Feast's own errors have no common type
+        raise ArtifactError(f"{folder / REGISTRY} is damaged ({error}); run `export` again") from error
+    return store
 
 
 def _feast_type(table: pa.Table, name: str):

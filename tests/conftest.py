@@ -1,5 +1,6 @@
-"""What every test shares: a quiet, reproducible process and the folder of real data."""
+"""What every test shares: a quiet, reproducible process, the folder of real data and one small finished run."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -12,11 +13,38 @@ os.environ["DASK_DATAFRAME__QUERY_PLANNING"] = "False"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+SMALL_RUN = {
+    "data": {"synthetic": {"num_users": 150, "num_items": 80, "num_interactions": 2_500, "num_days": 120}},
+    "etl": {"history_length": 10},
+    "retrieval": {"max_epochs": 2, "batch_size": 256, "two_tower": {"embedding_dim": 16, "hidden_units": [32]}},
+    "ranking": {"max_epochs": 1, "dlrm": {"embedding_dim": 8, "bottom_units": [16], "top_units": [32, 16]}},
+    "export": {"num_candidates": 20},
+}
+"""Configuration of `small_run`: a world with buyers, users who never buy, and items without a sale."""
+
 
 @pytest.fixture(scope="session")
 def cascade_data() -> Path:
     """The folder of real data sets: CASCADE_DATA, or shared/data beside the repository. For tests marked realdata."""
     return _data_folder()
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of SMALL_RUN through all stages, made once for all test processes. Never write into it."""
+    base = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        base = base.parent  # the workers' own folders lie in the session's
+    out = base / "small_run"
+    with (base / "small_run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "done").exists():
+            from pipelines.config import validated
+            from pipelines.stages import run_stages
+
+            run_stages(validated(SMALL_RUN, "SMALL_RUN"), out, say=lambda line: None)
+            (out / "done").touch()
+    return out
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -33,4 +33,4 @@ class DropExcluded(RequestOperator):
         return {"candidate_row": kept_BK, "excluded_row": excluded_BE, "num_dropped_excluded": num_dropped_B}
 
     def open(self, folder: Path) -> None:
-        self.opened_items = Catalogue(folder / "items.parquet", [])
+        self.opened_items = Catalogue(folder / "items.parquet")

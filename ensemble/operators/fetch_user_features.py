@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 
 import numpy as np
+from merlin.schema import Tags
 
 from ensemble.operators.operator import Columns, RequestOperator
 from features.online_store import OnlineStore
-from features.schema import load_schema
+from features.schema import list_length, load_schema, select
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ SOURCE_NAMES = np.array(["personal", "cold", "fallback", "degraded"], dtype=obje
 class FetchUserFeatures(RequestOperator):
     """Reads the store once for all users of a call; if it cannot be read, all of them are unknown and `degraded`.
 
-    Adds the USER features beside its outputs.
+    Adds the USER features, each as the schema has it, beside the outputs named here.
 
     Args:
         store: the folder that `write_online_store` made.
@@ -31,6 +32,11 @@ class FetchUserFeatures(RequestOperator):
 
     def __init__(self, store: Path, schema: Path) -> None:
         super().__init__(**{"store": store, "schema.json": schema})
+        features = select(load_schema(schema), Tags.USER)
+        self.outputs = self.outputs | {  # pyright: ignore[reportIncompatibleVariableOverride]
+            column.name: (column.dtype.to_numpy, (list_length(column),) if column.is_list else ())
+            for column in features
+        }
 
     def run(self, columns: Columns) -> Columns:
         user_ids = columns["user"].tolist()

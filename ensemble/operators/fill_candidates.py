@@ -33,4 +33,4 @@ class FillCandidates(RequestOperator):
         return {"candidate_row": fill(kept_BK, columns["k"], self.opened_items.by_popularity, forbidden_BS)}
 
     def open(self, folder: Path) -> None:
-        self.opened_items = Catalogue(folder / "items.parquet", [])
+        self.opened_items = Catalogue(folder / "items.parquet")

@@ -40,8 +40,8 @@ class RequestOperator(BaseOperator):
         """Open the files, which now stand in `folder` under their names."""
 
     def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
-        columns = {name: transformable[name].values for name in transformable}
-        return TensorTable(columns | self.run(columns))
+        kept = {name: transformable[name] for name in transformable}
+        return TensorTable(kept | self.run({name: column.values for name, column in kept.items()}))
 
     def compute_output_schema(
         self, input_schema: Schema, col_selector: ColumnSelector, prev_output_schema: Schema | None = None

@@ -20,12 +20,12 @@ class OrderSlate(RequestOperator):
     """
 
     outputs = {  # noqa: RUF012
-        "item_ids": (np.object_, (None,)),
+        "item_ids": ("object", (None,)),
         "scores": (np.float32, (None,)),
         "propensities": (np.float32, (None,)),
-        "source_name": (np.object_, ()),
-        "candidate_ids": (np.object_, (None,)),
-        "ranked_ids": (np.object_, (None,)),
+        "source_name": ("object", ()),
+        "candidate_ids": ("object", (None,)),
+        "ranked_ids": ("object", (None,)),
     }
 
     def __init__(self, items: Path) -> None:
@@ -47,4 +47,4 @@ class OrderSlate(RequestOperator):
         }
 
     def open(self, folder: Path) -> None:
-        self.opened_items = Catalogue(folder / "items.parquet", [])
+        self.opened_items = Catalogue(folder / "items.parquet")

@@ -48,4 +48,4 @@ class RetrieveCandidates(RequestOperator):
 
     def open(self, folder: Path) -> None:
         self.opened_index = load(folder / "index.faiss")
-        self.opened_items = Catalogue(folder / "items.parquet", [])
+        self.opened_items = Catalogue(folder / "items.parquet")

@@ -20,7 +20,7 @@ NO_ITEM = -1
 
 
 class ScoreCandidates(RequestOperator):
-    """The DLRM over (user, item, moment). Users of whom nothing is known keep the items' popularity as score.
+    """The DLRM over (user, item, moment). Users of whom nothing is known get the items' popularity as score.
 
     Args:
         model: the ranking stage's `ranker.onnx`.

@@ -1,0 +1,336 @@
+"""The whole request path in process: what is served, held against computations that do not use it."""
+
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file
+
+from ensemble.graph import operators_of
+from ensemble.operators.score_candidates import ScoreCandidates
+from ensemble.pipeline import Pipeline
+from ensemble.request import MAX_K, Request, join
+from features.artifact import ArtifactError, open_artifact
+from features.etl import EtlConfig, raw_interactions
+from features.history import EventLog
+from features.schema import load_schema
+from features.workflow import load_workflow, transform
+from ranking.dlrm import RETRIEVAL_SCORE, Dlrm, ranker_schema
+from ranking.train import RankingConfig
+
+NO_ITEM = -1
+NUM_CANDIDATES = 20
+FIELDS = ("item_ids", "scores", "propensities", "source", "candidate_ids", "ranked_ids")
+STRANGERS = ["stranger", "customer-000001 ", "\U0001f600", "0"]
+DAY = 86_400
+
+
+class World:
+    """A run's artifacts, read without the request path."""
+
+    def __init__(self, run):
+        self.version = run / "export/repository/cascade/1"
+        self.etl = open_artifact(run / "etl", "etl")
+        self.retrieval = open_artifact(run / "retrieval", "retrieval")
+        self.ranking = open_artifact(run / "ranking", "ranking")
+        self.users = pq.read_table(self.etl.file("users.parquet"))
+        self.items = pq.read_table(self.etl.file("items.parquet"))
+        self.user_ids = self.users["raw_id"].to_pylist()
+        self.item_ids = np.array(self.items["raw_id"].to_pylist(), dtype=object)
+        self.as_of = self.etl.metrics["as_of"]
+        events = pq.read_table(self.etl.file("events.parquet"))
+        self.log = EventLog.from_events(events, before=self.as_of)
+        known = events["timestamp"].to_numpy() < self.as_of
+        self.events = {name: events[name].to_numpy()[known] for name in ("user_row", "item_row", "timestamp")}
+        self.num_events = np.bincount(self.events["user_row"], minlength=len(self.users))
+
+    def seen(self, user_row):
+        return set(self.events["item_row"][self.events["user_row"] == user_row].tolist())
+
+    def most_active(self, number):
+        return np.argsort(-self.num_events, kind="stable")[:number].tolist()
+
+
+@pytest.fixture(scope="module")
+def world(small_run):
+    return World(small_run)
+
+
+@pytest.fixture(scope="module")
+def pipeline(world):
+    return Pipeline.load(world.version)
+
+
+@pytest.fixture
+def own_version(world, tmp_path):
+    """A copy of the exported model that a test may break."""
+    return shutil.copytree(world.version, tmp_path / "1")
+
+
+def ids(row):
+    return [item for item in row.tolist() if item]
+
+
+def mixed_request(world, num_users=64):
+    """Users of all kinds, some twice, with their own k, exclude list and time."""
+    rng = np.random.default_rng(1)
+    users = [*rng.choice(world.user_ids, num_users - len(STRANGERS)).tolist(), *STRANGERS]
+    return Request.of(
+        users,
+        k=rng.choice([1, 2, 10, 20, 21, 50, 90], num_users),
+        exclude=[rng.choice(world.item_ids, rng.integers(0, 60)).tolist() for _ in users],
+        timestamp=rng.integers(world.as_of - 40 * DAY, world.as_of + 40 * DAY, num_users),
+        with_candidates=True,
+    )
+
+
+def single_of(request, row):
+    rows = slice(row, row + 1)
+    return Request(
+        request.user_id[rows], request.k[rows], request.exclude[rows], request.timestamp[rows], request.with_candidates
+    )
+
+
+def assert_equal_replies(reply, expected):
+    for name in FIELDS:
+        one, other = getattr(reply, name), getattr(expected, name)
+        assert one.dtype == other.dtype and one.shape == other.shape, name
+        np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def test_64_users_in_one_call_equal_64_calls_bit_for_bit(world, pipeline):
+    request = mixed_request(world)
+    together = pipeline.recommend(request)
+    for row in range(len(request)):
+        alone = pipeline.recommend(single_of(request, row))
+        assert_equal_replies(together.rows(slice(row, row + 1), int(request.k[row])), alone)
+
+
+def test_joined_requests_equal_their_own_replies(world, pipeline):
+    requests = [single_of(mixed_request(world, 12), row) for row in range(12)]
+    joined, slices = join(requests)
+    together = pipeline.recommend(joined)
+    for request, rows in zip(requests, slices, strict=True):
+        assert_equal_replies(together.rows(rows, int(request.k.max())), pipeline.recommend(request))
+
+
+def test_merlins_own_executor_gives_the_same(world, pipeline, monkeypatch):
+    request = mixed_request(world)
+    expected = pipeline.recommend(request)
+    monkeypatch.setattr(pipeline, "_runtime", None)  # the ensemble then takes Merlin's
+    assert_equal_replies(pipeline.recommend(request), expected)
+
+
+def test_a_reply_keeps_every_promise(world, pipeline):
+    request = mixed_request(world)
+    reply = pipeline.recommend(request)
+    row_of_user = {user: row for row, user in enumerate(world.user_ids)}
+    for row, user in enumerate(request.user_id):
+        slate, candidates, ranked = ids(reply.item_ids[row]), ids(reply.candidate_ids[row]), ids(reply.ranked_ids[row])
+        user_row = row_of_user.get(user)
+        seen = world.item_ids[sorted(world.seen(user_row))].tolist() if user_row is not None else []
+        allowed = set(world.item_ids) - set(seen) - set(request.exclude[row])
+        assert len(slate) == min(request.k[row], len(allowed)) and set(candidates) <= allowed
+        assert len(set(candidates)) == len(candidates) and sorted(candidates) == sorted(ranked)
+        assert slate == ranked[: len(slate)]
+        assert len(candidates) == min(max(NUM_CANDIDATES, request.k[row]), len(allowed))
+        scores = reply.scores[row]
+        assert np.isfinite(scores[: len(slate)]).all() and np.isneginf(scores[len(slate) :]).all()
+        assert (np.diff(scores[: len(slate)]) <= 0).all()
+        assert reply.propensities[row].tolist() == [1.0] * len(slate) + [0.0] * (len(scores) - len(slate))
+
+
+def test_the_source_says_what_is_known_of_the_user(world, pipeline):
+    quiet = int(np.flatnonzero(world.num_events == 0)[0])
+    (active,) = world.most_active(1)
+    reply = pipeline.recommend(Request.of([world.user_ids[active], world.user_ids[quiet], *STRANGERS]))
+    assert reply.source.tolist() == ["personal", "cold", *["fallback"] * len(STRANGERS)]
+
+
+def test_an_unknown_user_gets_what_sells_best_less_what_is_excluded(world, pipeline):
+    recent = world.events["timestamp"] >= world.as_of - 28 * DAY
+    num_recent = np.bincount(world.events["item_row"][recent], minlength=len(world.items))
+    num_all = np.bincount(world.events["item_row"], minlength=len(world.items))
+    best = sorted(range(len(world.items)), key=lambda item: (-num_recent[item], -num_all[item], item))
+    expected = world.item_ids[best].tolist()
+    reply = pipeline.recommend(Request.of(["stranger"], k=len(expected), with_candidates=True))
+    assert ids(reply.item_ids[0]) == ids(reply.candidate_ids[0]) == expected
+    reply = pipeline.recommend(Request.of(["stranger"], k=5, exclude=[expected[:3]]))
+    assert ids(reply.item_ids[0]) == expected[3:8]
+
+
+def test_k_beyond_the_catalogue_pads(world, pipeline):
+    quiet = world.user_ids[int(np.flatnonzero(world.num_events == 0)[0])]
+    reply = pipeline.recommend(Request.of([quiet, "stranger"], k=MAX_K, with_candidates=True))
+    assert reply.item_ids.shape == (2, MAX_K)
+    for row in range(2):
+        assert sorted(ids(reply.item_ids[row])) == sorted(world.item_ids)
+        assert (reply.item_ids[row, len(world.item_ids) :] == "").all()
+        assert np.isneginf(reply.scores[row, len(world.item_ids) :]).all()
+        assert not reply.propensities[row, len(world.item_ids) :].any()
+
+
+def test_everything_excluded_is_an_empty_slate_and_no_error(world, pipeline):
+    users = [world.user_ids[world.most_active(1)[0]], "stranger"]
+    everything = world.item_ids.tolist()
+    reply = pipeline.recommend(Request.of(users, k=3, exclude=[everything, everything], with_candidates=True))
+    assert reply.item_ids.tolist() == [["", "", ""]] * 2 and reply.candidate_ids.shape == (2, 0)
+    reply = pipeline.recommend(Request.of(users, k=3, exclude=[everything[1:], everything[1:]]))
+    assert [ids(row) for row in reply.item_ids][1] == everything[:1]
+
+
+@pytest.mark.parametrize("unknown", ["nothing", " ", "\U0001f600", "\uffff", "0" * 256])
+def test_excluding_what_does_not_exist_changes_nothing(world, pipeline, unknown):
+    user = world.user_ids[world.most_active(1)[0]]
+    exclude = [[unknown, f"{world.item_ids[0]}\0", f"{world.item_ids[0]} "] * 3]
+    assert_equal_replies(
+        pipeline.recommend(Request.of([user], exclude=exclude, with_candidates=True)),
+        pipeline.recommend(Request.of([user], with_candidates=True)),
+    )
+
+
+def test_a_time_before_the_users_last_event_counts_as_that_event(world, pipeline):
+    (user_row,) = world.most_active(1)
+    last = world.users["last_timestamp"][user_row].as_py()
+    same_hour = last - last % 3_600 - 7 * DAY * 20
+    replies = [
+        pipeline.recommend(Request.of([world.user_ids[user_row]], timestamp=moment, with_candidates=True))
+        for moment in (same_hour, same_hour + 7 * DAY)
+    ]
+    assert_equal_replies(*replies)
+
+
+def oracle_features(world, user_row, item_row, moment):
+    """What the ranker was trained to read for pairs at a moment, from NVTabular's workflow and the etl tables."""
+    config = TypeAdapter(EtlConfig).validate_python(world.etl.manifest["config"])
+    raw = raw_interactions(world.log, user_row, item_row, moment, config)
+    encoded = transform(load_workflow(world.etl, "interactions"), raw)
+    found = {}
+    for column in ranker_schema(load_schema(world.etl.file("schema.json"))):
+        if column.name == RETRIEVAL_SCORE:
+            continue
+        if column.name in encoded.column_names:
+            values = encoded[column.name]
+        elif column.name in world.users.column_names:
+            values = world.users[column.name].take(user_row)
+        else:
+            values = world.items[column.name].take(item_row)
+        found[column.name] = np.array(values.to_pylist(), dtype=column.dtype.to_numpy)
+    return found
+
+
+class Recorder:
+    """Stands in for the ranker's ONNX session and keeps what it is given."""
+
+    def __init__(self, model):
+        self.model, self.inputs = model, model.inputs
+
+    def run(self, columns):
+        self.columns = {name: columns[name] for name in self.inputs}
+        return self.model.run(columns)
+
+
+def test_the_ranker_is_served_the_features_it_was_trained_on(world, pipeline):
+    """User features at any later moment; item features at the moment that the snapshot was made for."""
+    users = np.array([*world.most_active(5), *np.flatnonzero(world.num_events == 0)[:2]])
+    (score,) = (one for one in operators_of(pipeline._ensemble) if isinstance(one, ScoreCandidates))
+    recorder = score.opened_model = Recorder(score.opened_model)
+    try:
+        for later in (0, 5 * 3_600, 30 * DAY + 12_345):
+            moment = np.full(len(users), world.as_of + later)
+            asked = [world.user_ids[row] for row in users]
+            reply = pipeline.recommend(Request.of(asked, timestamp=moment, with_candidates=True))
+            for place, user_row in enumerate(users):
+                item_row = np.searchsorted(world.item_ids.astype(str), reply.candidate_ids[place].astype(str))
+                pairs = np.full(len(item_row), user_row), item_row, np.full(len(item_row), moment[place])
+                expected = oracle_features(world, *pairs)
+                assert {*expected, RETRIEVAL_SCORE} == set(recorder.columns)
+                for name, values in expected.items():
+                    served = recorder.columns[name][place]
+                    if name.startswith("item_"):
+                        if later and name in ("item_num_events", "item_num_recent_events", "item_age_days"):
+                            continue
+                    else:
+                        values = values[0]
+                    np.testing.assert_allclose(served, values, rtol=1e-6, atol=1e-6, err_msg=name)
+    finally:
+        score.opened_model = recorder.model
+
+
+def test_candidates_and_ranks_equal_brute_force(world, pipeline):
+    """Torch's own vectors and ranker over every item, without index, store, ONNX or operators."""
+    config = TypeAdapter(RankingConfig).validate_python(world.ranking.manifest["config"])
+    schema = ranker_schema(load_schema(world.etl.file("schema.json")))
+    query_UD, item_ID = (
+        np.array(pq.read_table(world.retrieval.file(f"{name}_vectors.parquet"))["vector"].to_pylist(), dtype=np.float32)
+        for name in ("user", "item")
+    )
+    model = Dlrm(schema, config.dlrm)
+    for user_row in [*world.most_active(3), int(np.flatnonzero(world.num_events == 0)[0])]:
+        reply = pipeline.recommend(Request.of([world.user_ids[user_row]], k=NUM_CANDIDATES, with_candidates=True))
+        similarity_I = item_ID @ query_UD[user_row]
+        allowed = np.setdiff1d(np.arange(len(item_ID)), sorted(world.seen(user_row)))
+        expected = allowed[np.argsort(-similarity_I[allowed], kind="stable")][:NUM_CANDIDATES]
+        served = np.searchsorted(world.item_ids.astype(str), reply.candidate_ids[0].astype(str))
+        np.testing.assert_allclose(similarity_I[served], similarity_I[expected], rtol=1e-4, atol=1e-5)
+
+        pairs = np.full(len(served), user_row), served, np.full(len(served), world.as_of)
+        batch = {name: torch.from_numpy(values) for name, values in oracle_features(world, *pairs).items()}
+        batch[RETRIEVAL_SCORE] = torch.from_numpy(similarity_I[served])
+        with torch.no_grad():
+            model.eval()(batch)  # Merlin's layers take their shapes from the first batch
+            model.load_state_dict(load_file(world.ranking.file("model.safetensors")))
+            score = dict(zip(world.item_ids[served], model.eval()(batch).numpy(), strict=True))
+        np.testing.assert_allclose(reply.scores[0], [score[item] for item in reply.item_ids[0]], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ensemble.pkl", "ranker.onnx", "query_encoder.onnx", "index.faiss", "items.parquet"])
+@pytest.mark.parametrize("damage", ["changed", "cut", "missing"])
+def test_a_damaged_file_is_named_before_it_is_opened(own_version, name, damage):
+    file = own_version / "ensemble" / name
+    content = bytearray(file.read_bytes())
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(content[:-1])
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(ArtifactError, match=f"{name} is missing or damaged; run `export` again"):
+        Pipeline.load(own_version)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"as_of": 1, "sha256": {}}', '{"sha256": {"ensemble.pkl": ""}}'])
+def test_a_pickle_without_a_hash_is_not_loaded(own_version, text):
+    (own_version / "sha256.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"sha256\.json is damaged"):
+        Pipeline.load(own_version)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match=r"sha256.json is missing.*no exported model"):
+        Pipeline.load(tmp_path)
+
+
+def test_a_missing_store_is_named(own_version):
+    (own_version / "ensemble/store/online.db").unlink()
+    with pytest.raises(ArtifactError, match=r"online\.db is missing"):
+        Pipeline.load(own_version)
+
+
+def test_a_store_that_breaks_degrades_and_one_that_is_repaired_serves_again(world, own_version):
+    pipeline, store = Pipeline.load(own_version), own_version / "ensemble/store/online.db"
+    user = world.user_ids[world.most_active(1)[0]]
+    request = Request.of([user, "stranger"], k=5, exclude=[[], [world.item_ids[0]]], with_candidates=True)
+    before = pipeline.recommend(request)
+    whole = store.read_bytes()
+    store.write_bytes(b"garbage" * 1_000)
+    broken = pipeline.recommend(request)
+    assert broken.source.tolist() == ["degraded", "degraded"]
+    assert broken.item_ids[1].tolist() == before.item_ids[1].tolist()
+    assert len(ids(broken.item_ids[0])) == 5
+    store.write_bytes(whole)
+    assert_equal_replies(pipeline.recommend(request), before)
