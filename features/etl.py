@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 
 from features.artifact import ArtifactWriter
 from features.history import NO_ITEM, EventLog
-from features.logs import FeatureColumns, Logs
+from features.logs import FeatureColumns, LogError, Logs
 from features.split import TEST, TRAIN, VALID, SplitConfig, TimeSplit, time_split
 
 PART_NAMES = {TRAIN: "train", VALID: "valid", TEST: "test"}
@@ -62,7 +62,7 @@ class Events:
 def run(config: EtlConfig, logs: Logs, writer: ArtifactWriter) -> None:
     """Write the etl artifact.
 
-    Raises: ValueError if the log cannot be split by time.
+    Raises: SplitError if the log cannot be split by time; LogError if a feature's name is one of the stage's own.
     """
     _check_names("user", logs.user_features)
     _check_names("item", logs.item_features)
@@ -201,7 +201,7 @@ def _check_names(entity: str, columns: FeatureColumns) -> None:
     taken = {f"{entity}_id", *KEYS, *USER_COUNTS, *CONTEXT_COUNTS}
     for name in columns.names:
         if f"{entity}_{name}" in taken:
-            raise ValueError(
+            raise LogError(
                 f"the {entity} feature {name!r} would become the column {entity}_{name}, which the etl stage makes "
                 f"itself; give it another name in data.tables.{entity}s"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns: 0 if it succeeded, 1 if it failed with a message on stderr, 2 if the command line is wrong.
     """
     os.environ.setdefault("DASK_DATAFRAME__QUERY_PLANNING", "False")  # Merlin 23.8 needs the legacy dataframe
-    parser = _parser()
+    parser = command_line()
     options, rest = parser.parse_known_args(arguments)
     if options.command is None:
         parser.print_help()
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not options.takes_overrides:
         parser.error(f"{options.command} does not know {' '.join(rest)}")
     options.overrides = rest
+    logging.captureWarnings(True)  # the libraries' warnings are for those who change Cascade: its tests fail on them
     try:
         from pipelines import commands
 
@@ -37,16 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ncascade: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `cascade keys | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         from features.errors import CascadeError
 
-        if not isinstance(error, CascadeError):  # a defect keeps its traceback
-            raise
+        if not isinstance(error, CascadeError | PermissionError | FileExistsError | NotADirectoryError):
+            raise  # a defect keeps its traceback
         print(f"cascade {options.command}: {error}", file=sys.stderr)
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """The parser, without heavy imports."""
     parser = argparse.ArgumentParser(prog="cascade", description="From interaction logs to live recommendations.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
@@ -80,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "--timestamp", type=int, help="Unix seconds of the request (default: when the features were made)"
     )
     added.add_argument("--protocol", choices=("grpc", "http"), default="grpc")
-    added.add_argument("--url", help="host:port of the server (default: the run's)")
+    added.add_argument("--url", type=_host_and_port, help="host:port of the server (default: the run's)")
     added.add_argument("--local", action="store_true", help="in process, without a server")
     added.add_argument("--json", action="store_true", help="one JSON object a user instead of a table")
 
@@ -90,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     run_folder(added)
     command("keys", "list every key of the configuration with its default")
     return parser
+
+
+def _host_and_port(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if "/" in text or not (host and colon and port.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be host:port, as in 127.0.0.1:8001, got {text!r}")
+    return text
 
 
 def _config_and_out(added: argparse.ArgumentParser) -> None:

@@ -59,11 +59,18 @@ def serve(options: Namespace) -> None:
     (out / "serve").mkdir(exist_ok=True)
     _remember(out)
 
-    def remember_addresses(server: TritonServer) -> None:
-        addresses = {"grpc": server.grpc_url, "http": server.http_url}
-        (out / "serve" / ADDRESSES).write_text(json.dumps(addresses) + "\n")
+    addresses = out / "serve" / ADDRESSES
 
-    serve_forever(repository, out / "serve", config.serving, remember_addresses)
+    def remember_addresses(server: TritonServer) -> None:
+        addresses.write_text(json.dumps({"grpc": server.grpc_url, "http": server.http_url}) + "\n")
+        begun.append(server)
+
+    begun: list[TritonServer] = []
+    try:
+        serve_forever(repository, out / "serve", config.serving, remember_addresses)
+    finally:
+        if begun:  # another server's addresses stay
+            addresses.unlink(missing_ok=True)
 
 
 def recommend(options: Namespace) -> None:
@@ -98,24 +105,19 @@ def recommend(options: Namespace) -> None:
 def evaluate(options: Namespace) -> None:
     """Ask the served pipeline for every test user; starts a server for it if none serves the run."""
     from ensemble.client import RecommendClient
-    from pipelines.evaluate import evaluate as measure
+    from features.artifact import open_artifact
+    from pipelines.measure import measure
 
     out = _run_folder(options)
     config = _saved(options, out)
-    if config.etl.serve_state != "before_test":
+    serve_state = open_artifact(out / "etl", "etl").manifest["config"]["serve_state"]
+    if serve_state != "before_test":
         raise CommandError(
-            f'{out}: etl.serve_state is "{config.etl.serve_state}": the served features have seen the test period, so '
+            f'{out}: etl.serve_state is "{serve_state}": the served features have seen the test period, so '
             "nothing measured on it would be true; run with --etl.serve-state before_test to evaluate"
         )
     with _served(out, config) as url, RecommendClient(url, timeout_seconds=60) as client:
-        measure(
-            out / "etl",
-            lambda users: client.recommend(users, k=config.evaluation.slate_k, with_candidates=True),
-            config.evaluation,
-            config.etl.drop_seen,
-            out=out,
-            seed=config.seed,
-        )
+        measure(client, config, out)
 
 
 def keys(options: Namespace) -> None:
@@ -134,10 +136,19 @@ def _load(options: Namespace):
 
 
 def _saved(options: Namespace, out: Path):
+    """The run's configuration; the command line may change only what is read after the stages."""
     from pipelines.config import load_saved_config
-    from pipelines.stages import CONFIG_FILE
+    from pipelines.stages import CONFIG_FILE, STAGE_NAMES
 
-    return load_saved_config(out / CONFIG_FILE, options.overrides)
+    saved = load_saved_config(out / CONFIG_FILE)
+    config = load_saved_config(out / CONFIG_FILE, options.overrides)
+    made_with = ("seed", "data", *STAGE_NAMES)
+    if changed := [name for name in made_with if getattr(config, name) != getattr(saved, name)]:
+        raise CommandError(
+            f"{out} was made with another value of {' and '.join(changed)} than the command line gives; "
+            f"`{options.command}` takes the run as it is: leave it out, or give it to `cascade run`"
+        )
+    return config
 
 
 def _remember(out: Path) -> None:

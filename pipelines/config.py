@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import json
 import sys
@@ -72,12 +73,7 @@ def load_config(file: Path | None, overrides: Sequence[str] = ()) -> CascadeConf
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise ConfigError(f"{file}: cannot be read as TOML: {error}") from error
     validated(document, str(file or "defaults"))  # the file's own mistakes, before the command line joins in
-    given, mistakes = _parsed(overrides)
-    for keys, text in given:
-        _put(document, keys, text, mistakes)
-    if mistakes:
-        raise ConfigError("\n".join(f"command line: {mistake}" for mistake in mistakes))
-    return validated(document, "command line" if given else str(file or "defaults"))
+    return _overridden(document, overrides)
 
 
 def validated(document: Mapping[str, Any], origin: str) -> CascadeConfig:
@@ -103,12 +99,8 @@ def load_saved_config(path: Path, overrides: Sequence[str] = ()) -> CascadeConfi
         document = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); `cascade run --out {path.parent}` writes it") from error
-    given, mistakes = _parsed(overrides)
-    for keys, text in given:
-        _put(document, keys, text, mistakes)
-    if mistakes:
-        raise ConfigError("\n".join(f"command line: {mistake}" for mistake in mistakes))
-    return validated(document, str(path))
+    validated(document, str(path))
+    return _overridden(document, overrides)
 
 
 def as_document(config: Any) -> dict[str, Any]:
@@ -131,6 +123,30 @@ def keys_of(owner: type = CascadeConfig, prefix: str = "") -> list[tuple[str, An
     return rows
 
 
+def section_of(name: str) -> type:
+    """The dataclass whose keys stand under a dotted section name; "" is the top level."""
+    owner: type = CascadeConfig
+    for part in filter(None, name.split(".")):
+        kinds = _alternatives(typing.get_type_hints(owner, include_extras=True)[part])
+        owner = typing.cast(type, next(one for one in kinds if dataclasses.is_dataclass(one)))
+    return owner
+
+
+def _overridden(document: dict[str, Any], overrides: Sequence[str]) -> CascadeConfig:
+    """The document, valid in itself, with the command line's overrides put in."""
+    given, mistakes = _parsed(overrides)
+    for keys, text in given:
+        _put(document, keys, text, mistakes)
+    lines = [f"command line: {mistake}" for mistake in mistakes]
+    try:
+        config = validated(document, "command line")
+    except ConfigError as error:
+        raise ConfigError("\n".join([*lines, str(error)])) from error
+    if lines:
+        raise ConfigError("\n".join(lines))
+    return config
+
+
 def _parsed(overrides: Sequence[str]) -> tuple[list[tuple[list[str], str]], list[str]]:
     given, mistakes = [], []
     words = list(overrides)
@@ -150,10 +166,12 @@ def _parsed(overrides: Sequence[str]) -> tuple[list[tuple[list[str], str]], list
 
 
 def _put(document: dict[str, Any], keys: list[str], text: str, mistakes: list[str]) -> None:
-    """Set one key; the text is read as a TOML value, and as a plain string where it is none."""
+    """Set one key; the text is read as a TOML value, and as plain text where it is none or the key wants text."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
+        value = text
+    if not isinstance(value, str) and ".".join(keys) in _text_keys():
         value = text
     place = document
     for key in keys[:-1]:
@@ -193,6 +211,11 @@ def _alternatives(kind: Any) -> list[Any]:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return [inner for one in typing.get_args(kind) for inner in _alternatives(one)]
     return [kind]
+
+
+@functools.cache
+def _text_keys() -> set[str]:
+    return {name for name, kind, *_ in keys_of() if str in _alternatives(kind)}
 
 
 def _default(field: dataclasses.Field) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import resource
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 from ensemble.client import RecommendClient
 from ensemble.server import TritonServer
 from pipelines.config import CascadeConfig
-from pipelines.evaluate import evaluate
+from pipelines.measure import measure
 from pipelines.slates import print_slates, titles
 from pipelines.stages import run_stages
 
@@ -22,22 +24,17 @@ def run_demo(config: CascadeConfig, out: Path) -> None:
     begun = time.monotonic()
     artifacts = run_stages(config, out)
     users = [*_some_users(out / "etl" / "users.parquet"), "a-stranger"]
-    with TritonServer(artifacts["export"].path / "repository", out / "serve", config.serving) as server:
-        print(f"triton     ready at {server.grpc_url} (gRPC) and {server.http_url} (HTTP)")
+    serving = replace(config.serving, http_port=0, grpc_port=0, metrics_port=0)  # for a moment: any free ports
+    with TritonServer(artifacts["export"].path / "repository", out / "serve", serving) as server:
+        print(f"triton     ready at {server.grpc_url} (gRPC) and {server.http_url} (HTTP)", flush=True)
         with RecommendClient(server.grpc_url, timeout_seconds=60) as client:
             print_slates(users, client.recommend(users, k=5), titles(out / "etl" / "items.parquet"))
-            evaluate(
-                out / "etl",
-                lambda asked: client.recommend(asked, k=config.evaluation.slate_k, with_candidates=True),
-                config.evaluation,
-                config.etl.drop_seen,
-                out=out,
-                seed=config.seed,
-            )
+            measure(client, config, out)
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(f"demo       done in {time.monotonic() - begun:.0f} s, peak memory of one process {peak / 2**20:.2f} GiB")
     print(f"           run folder: {out}")
-    print(f"           next: cascade serve   and beside it: cascade recommend --users {users[0]}")
+    cascade = sys.argv[0] if Path(sys.argv[0]).name == "cascade" else "cascade"  # .venv/bin need not be on the path
+    print(f"           next: {cascade} serve   and beside it: {cascade} recommend --users {users[0]}")
 
 
 def _some_users(path: Path) -> list[str]:

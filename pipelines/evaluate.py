@@ -22,6 +22,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from features.artifact import open_artifact
+from features.errors import CascadeError
 from features.split import TEST, TRAIN, VALID
 from pipelines.baselines import BaselineResult, Events, HeldOut, cached_baselines, run_baselines
 from pipelines.evaluation_table import print_report
@@ -50,6 +51,10 @@ PROTOCOL = (
 )
 
 _log = logging.getLogger(__name__)
+
+
+class EvaluationError(CascadeError, ValueError):
+    """The served pipeline cannot be measured on this run."""
 
 
 @config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -143,13 +148,13 @@ def evaluate(
         out: folder for `evaluation.json` (the report) and `baselines.parquet` (their cached rankings).
         seed: of sampled users and of the bootstrap.
     Returns: what `evaluation.json` holds.
-    Raises: ArtifactError if the etl artifact is missing or damaged; ValueError if no test user has a relevant item or
-        if the pipeline names an item outside the catalogue or repeats one.
+    Raises: ArtifactError if the etl artifact is missing or damaged; EvaluationError if no test user has a relevant
+        item or the pipeline names an item outside the catalogue; ValueError if it repeats one.
     """
     world = _read_world(etl_dir)
     users = HeldOut.after(world.known, world.test, drop_seen=drop_seen, max_users=config.max_users, seed=seed)
     if not len(users.user_rows):
-        raise ValueError(
+        raise EvaluationError(
             f"{etl_dir}: {len(world.test)} test events leave no user with a relevant item (drop_seen={drop_seen}); "
             "raise etl.split.test_share or give more interactions"
         )
@@ -234,7 +239,7 @@ def _item_rows(ids: np.ndarray, width: int, catalogue: pa.Array, stage: str) -> 
     found = pc.index_in(flat, value_set=catalogue)
     invented = pc.and_(pc.is_null(found), pc.not_equal(flat, "")).to_numpy(zero_copy_only=False)
     if invented.any():
-        raise ValueError(
+        raise EvaluationError(
             f"the pipeline's {stage} name item {flat[int(invented.argmax())].as_py()!r}, which is not in the catalogue "
             f"of {len(catalogue)} items: it serves another run than the etl artifact given"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -44,11 +45,15 @@ def _stages_table(report: Report) -> Table:
     columns = list(dict.fromkeys(columns))
     level = report["protocol"]["config"]["level"]
     table = Table(
-        title="Quality as served, full catalogue", caption=f"brackets: {level:.0%} bootstrap interval over users"
+        title="Quality as served, full catalogue",
+        caption=f"brackets: {level:.0%} bootstrap interval over users",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
-    table.add_column("system")
+    table.add_column("system", no_wrap=True)
     for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
+        table.add_column(_spoken(column).replace("@", "\n@"), justify="right", overflow="fold")
     table.add_column(f"Cascade - it, ndcg@{k}", justify="right", no_wrap=True)
     for stage, metrics in report["systems"]["cascade"].items():
         table.add_row(f"[bold]Cascade {stage}", *(_cell(metrics.get(column)) for column in columns), "")
@@ -67,12 +72,15 @@ def _cohorts_table(report: Report) -> Table:
     table = Table(
         title="Cohorts",
         caption="in brackets the users who have a relevant item there; intervals are in evaluation.json",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
-    table.add_column("system")
+    table.add_column("system", no_wrap=True)
     columns = [(cohort, metric) for cohort, systems in report["cohorts"].items() for metric in systems["cascade"]]
     for cohort, metric in columns:
         num_users = report["cohorts"][cohort]["cascade"][metric]["num_users"]
-        table.add_column(f"{_spoken(cohort)} ({num_users}): {metric}", justify="right")
+        table.add_column(f"{_spoken(cohort)} ({num_users}): {metric}", justify="right", overflow="fold")
     for system in report["systems"]:
         name = "[bold]Cascade" if system == "cascade" else _spoken(system)
         table.add_row(name, *(_cell(report["cohorts"][cohort][system][metric]) for cohort, metric in columns))

@@ -6,13 +6,21 @@ import pyarrow.compute as pc
 from features.logs.contract import FeatureColumns, LogError, Logs
 
 
+class QuarantineError(LogError):
+    """Too many rows cannot be read. `quarantine` holds them, for whoever can put them where the user finds them."""
+
+    def __init__(self, message: str, quarantine: pa.Table) -> None:
+        super().__init__(message)
+        self.quarantine = quarantine
+
+
 def check_logs(logs: Logs, max_quarantined_share: float) -> None:
     """Refuse logs from which no recommender can be learned.
 
     Args:
         logs: what an adapter read.
         max_quarantined_share: largest share of unreadable rows allowed in each table, 0..1.
-    Raises: LogError on the first failed check.
+    Raises: LogError on the first failed check; QuarantineError if that is the share of unreadable rows.
     """
     _check_quarantined_share(logs, max_quarantined_share)
     _check_interactions(logs)
@@ -28,10 +36,11 @@ def _check_quarantined_share(logs: Logs, max_share: float) -> None:
         counts = sorted(bad["reason"].value_counts().to_pylist(), key=lambda pair: -pair["counts"])
         reasons = "; ".join(f"{pair['counts']} x {pair['values']}" for pair in counts[:5])
         first = bad.slice(0, 1).to_pylist()[0]
-        raise LogError(
+        raise QuarantineError(
             f"{first['file']}: {bad.num_rows} of {num_rows} rows of {table} cannot be read, more than the allowed "
             f"share {max_share:g} (data.max_quarantined_share). Reasons: {reasons}. First: line {first['line']}: "
-            f"{first['text'][:200]!r} ({first['reason']}). Correct the file or the column mapping, or raise the share"
+            f"{first['text'][:200]!r} ({first['reason']}). Correct the file or the column mapping, or raise the share",
+            logs.quarantine,
         )
 
 
