@@ -13,7 +13,7 @@ from ensemble.request import RequestError
 from ensemble.server import ServingConfig, TritonServer
 from ensemble.triton_config import MODEL_NAME
 
-pytestmark = [pytest.mark.triton, pytest.mark.xdist_group("triton")]
+pytestmark = pytest.mark.triton
 
 FIELDS = ("item_ids", "scores", "propensities", "source", "candidate_ids", "ranked_ids")
 

@@ -20,7 +20,7 @@ from ensemble.process_group import group_members
 from ensemble.server import PortInUseError, ServerError, ServingConfig, TritonServer
 from ensemble.triton_config import MODEL_NAME
 
-pytestmark = [pytest.mark.triton, pytest.mark.xdist_group("triton")]
+pytestmark = pytest.mark.triton
 
 FREE_PORTS = ServingConfig(http_port=0, grpc_port=0, metrics_port=0)
 SERVE = """

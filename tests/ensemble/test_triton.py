@@ -16,7 +16,7 @@ from ensemble.request import MAX_EXCLUDE, MAX_ID_BYTES, Request, RequestError
 from ensemble.server import ServingConfig, TritonServer
 from ensemble.triton_config import MODEL_NAME
 
-pytestmark = [pytest.mark.triton, pytest.mark.xdist_group("triton")]
+pytestmark = pytest.mark.triton
 
 FIELDS = ("item_ids", "scores", "propensities", "source", "candidate_ids", "ranked_ids")
 ONE_A_USER = {"k": ("INT32", np.int32), "timestamp": ("INT64", np.int64)}

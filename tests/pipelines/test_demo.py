@@ -18,7 +18,7 @@ import pytest
 
 from pipelines.__main__ import main
 
-pytestmark = [pytest.mark.triton, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.triton
 FREE_PORTS = ["--serving.http-port", "0", "--serving.grpc-port", "0", "--serving.metrics-port", "0"]
 
 
