@@ -54,16 +54,21 @@ class Batches:
         examples: parquet files of the etl or ranking stage, with user_row and item_row.
         tables: features to join.
         batch_size: rows per batch; the last one of an epoch may be smaller.
+        replaced: columns [num_rows, ...] to use instead of the files' own, or beside them.
     """
 
-    def __init__(self, examples: list[Path], tables: FeatureTables, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, examples: list[Path], tables: FeatureTables, batch_size: int, seed: int, replaced: Batch | None = None
+    ) -> None:
         table = pa.concat_tables([pq.read_table(path) for path in examples])
-        self._lists = {
+        self._looked_up = {
             name: torch.from_numpy(_matrix(table[name]))
             for name in table.column_names
             if pa.types.is_fixed_size_list(table.schema.field(name).type)
         }
-        plain = table.drop_columns(list(self._lists)).append_column("example", pa.array(np.arange(len(table))))
+        self._looked_up |= replaced or {}
+        self._table = table.drop_columns([name for name in self._looked_up if name in table.column_names])
+        plain = self._table.append_column("example", pa.array(np.arange(len(table))))
         self._dataset = Dataset(plain.to_pandas(), cpu=True)
         self._tables = tables
         self._batch_size = batch_size
@@ -72,7 +77,7 @@ class Batches:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """All examples once, in an order that depends on the seed and the epoch's number only."""
-        np.random.seed((self._seed + number) % 2**32)  # noqa: NPY002  Merlin's loader shuffles with the global state
+        np.random.seed((self._seed + number) % 2**32)  # Merlin's loader shuffles with this state
         for columns, _ in Loader(self._dataset, batch_size=self._batch_size, shuffle=True, device="cpu"):
             yield self._joined(columns)
 
@@ -81,12 +86,18 @@ class Batches:
         for columns, _ in Loader(self._dataset, batch_size=self._batch_size, shuffle=False, device="cpu"):
             yield self._joined(columns)
 
+    def column(self, name: str) -> torch.Tensor:
+        """A column of the examples, in file order: [num_rows], or [num_rows, length] of a list."""
+        return (
+            self._looked_up[name] if name in self._looked_up else torch.from_numpy(self._table[name].to_numpy().copy())
+        )
+
     def _joined(self, columns: Mapping[str, torch.Tensor]) -> Batch:
         batch = dict(columns)
         example = batch.pop("example")
-        batch |= {name: values[example] for name, values in self._lists.items()}
+        batch |= {name: values[example] for name, values in self._looked_up.items()}
         batch |= self._tables.user_features(batch["user_row"])
-        batch |= self._tables.item_features(batch["item_row"])
+        batch |= self._tables.item_features(batch["item_row"])  # [B], or [B, K] where an example is a list
         return batch
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from merlin.models.torch import EmbeddingTable, EmbeddingTables
 from merlin.schema import Schema, Tags
@@ -16,16 +18,17 @@ class PooledEmbeddingTable(EmbeddingTable):
     """Merlin's table, whose mean over a list leaves the padding out (the stock one averages it in)."""
 
     def create_table(self) -> nn.Module:
-        table = super().create_table()
-        nn.init.normal_(table.weight, std=self.dim**-0.5)
+        table = cast(nn.Embedding, super().create_table())
+        nn.init.normal_(table.weight, std=table.embedding_dim**-0.5)
         return table
 
     def forward_bag(self, inputs: torch.Tensor, offsets: torch.Tensor | None = None) -> torch.Tensor:
+        table = cast(nn.Embedding, self.table)
         if not torch.onnx.is_in_onnx_export():
-            return nn.functional.embedding_bag(inputs, self.table.weight, mode="mean", padding_idx=PADDING)
+            return nn.functional.embedding_bag(inputs, table.weight, mode="mean", padding_idx=PADDING)
         # embedding_bag with a padding index has no ONNX form; this is the same mean, written out.
-        real_BL1 = (inputs != PADDING).unsqueeze(-1).to(self.table.weight.dtype)
-        sum_BD = (self.table(inputs) * real_BL1).sum(1)
+        real_BL1 = (inputs != PADDING).unsqueeze(-1).to(table.weight.dtype)
+        sum_BD = (table(inputs) * real_BL1).sum(1)
         return sum_BD / real_BL1.sum(1).clamp(min=1)
 
 

@@ -23,6 +23,11 @@ from features.schema import select
 
 # B users  K candidates  N rows  C categorical features  F continuous features  D embedding
 RETRIEVAL_SCORE = "retrieval_score"
+INITIAL_SCALE = 0.1
+"""Size of the untrained embeddings, of their usual 1."""
+RETRIEVAL_ONLY = ("user_id", "item_id", "history")
+"""Ids, which only reach the ranker through the retrieval score: from the short validation part it would learn by heart
+who took what in it, and rank the time after it worse than retrieval alone does."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -40,7 +45,7 @@ class DlrmConfig:
 
 
 class Dlrm(nn.Module):
-    """Scores user-item pairs.
+    """Scores user-item pairs: the retrieval score, and what the features say beyond it.
 
     Args:
         schema: the features as `ranker_schema` gives them.
@@ -51,43 +56,61 @@ class Dlrm(nn.Module):
         self.categorical = [column.name for column in select(schema, Tags.CATEGORICAL)]
         self.continuous = [column.name for column in select(schema, Tags.CONTINUOUS)]
         self.tables = embedding_tables(schema, config.embedding_dim)
+        with torch.no_grad():  # what is seldom seen, such as an hour of the day, starts out with next to no say
+            for weight in self.tables.parameters():
+                weight *= INITIAL_SCALE
+        self.register_buffer("score_mean", torch.tensor(0.0))
+        self.register_buffer("score_deviation", torch.tensor(1.0))
         self.bottom = MLPBlock([*config.bottom_units, config.embedding_dim])
         self.interaction = DLRMInteraction()
         self.dropout = nn.Dropout(config.dropout)
         self.top = MLPBlock([*config.top_units])
         self.output = nn.Linear(config.top_units[-1], 1)
+        nn.init.zeros_(self.output.weight)  # untrained, it keeps retrieval's order
+        nn.init.zeros_(self.output.bias)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the features it reads."""
+        return [*self.categorical, *self.continuous]
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """[N] logits, a row of the batch is one pair; lists are [N, length]."""
+        """[N] scores, a row of the batch is one pair; lists are [N, length]."""
         vectors = self.tables({name: batch[name] for name in self.categorical})
         return self._score(vectors, {name: batch[name] for name in self.continuous})
 
     def score_candidates(self, batch: Batch) -> torch.Tensor:
-        """[B, K] logits: per-user features are [B] or [B, length], per-candidate ones [B, K] or [B, K, length].
+        """[B, K] scores: per-user features are [B] or [B, length], per-candidate ones [B, K] or [B, K, length].
 
-        `item_id` [B, K] says what B and K are.
+        `retrieval_score` [B, K] says what B and K are.
         """
-        num_users, num_candidates = batch["item_id"].shape
-        per_user = {name for name in batch if not is_per_candidate(name)}
-        flat = {name: values if name in per_user else values.flatten(0, 1) for name, values in batch.items()}
+        num_users, num_candidates = batch[RETRIEVAL_SCORE].shape
+        per_user = {name for name in self.inputs if not is_per_candidate(name)}
+        flat = {name: batch[name] if name in per_user else batch[name].flatten(0, 1) for name in self.inputs}
         embedded = self.tables({name: flat[name] for name in self.categorical})
         user = torch.arange(num_users).repeat_interleave(num_candidates)
         vectors = {name: embedded[name][user] if name in per_user else embedded[name] for name in self.categorical}
         numbers = {name: flat[name][user] if name in per_user else flat[name] for name in self.continuous}
         return self._score(vectors, numbers).reshape(num_users, num_candidates)
 
+    def set_score_scale(self, score: torch.Tensor) -> None:
+        """Take mean and deviation of the retrieval score from training pairs."""
+        self.score_mean, self.score_deviation = score.mean(), score.std().clamp(min=1e-6)
+
     def _score(self, vectors: dict[str, torch.Tensor], numbers: dict[str, torch.Tensor]) -> torch.Tensor:
+        score_N = numbers[RETRIEVAL_SCORE]
+        numbers = numbers | {RETRIEVAL_SCORE: (score_N - self.score_mean) / self.score_deviation}
         numbers_NF = torch.stack([numbers[name] for name in self.continuous], dim=1)
         bottom_ND = self.bottom(numbers_NF)
         stacked_NCD = torch.stack([bottom_ND, *(vectors[name] for name in self.categorical)], dim=1)
         crossed = torch.cat([bottom_ND, self.interaction(stacked_NCD)], dim=1)
-        return self.output(self.top(self.dropout(crossed))).squeeze(-1)
+        return score_N + self.output(self.top(self.dropout(crossed))).squeeze(-1)
 
 
 def ranker_schema(etl_schema: Schema) -> Schema:
-    """All features of the etl stage, and the retrieval model's score of the pair."""
+    """The etl stage's features without RETRIEVAL_ONLY, and the retrieval model's score of the pair."""
     score = ColumnSchema(RETRIEVAL_SCORE, dtype="float32", tags=[Tags.CONTINUOUS, Tags.CONTEXT])
-    return Schema([*etl_schema, score])
+    return Schema([*(column for column in etl_schema if column.name not in RETRIEVAL_ONLY), score])
 
 
 def is_per_candidate(name: str) -> bool:

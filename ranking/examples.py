@@ -1,10 +1,14 @@
 """What the ranker learns from: validation interactions against candidates that were proposed and not taken.
 
-The proposing model has not seen the validation part, so its scores mean the same here as they will when serving.
+The proposing model has not seen the validation part, so its scores mean the same here as they will when serving. Each
+row is one interaction: the user as of the moment from which retrieval proposed, and a list of items of which the first
+was taken; features are as of that moment.
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,60 +23,76 @@ from features.artifact import Artifact
 from features.etl import EtlConfig, raw_interactions
 from features.history import EventLog
 from features.split import VALID
-from ranking.dlrm import RETRIEVAL_SCORE
+from ranking.dlrm import RETRIEVAL_SCORE, is_per_candidate
 
-# E interactions  P proposals  M negatives per interaction  D embedding
+# E interactions  P proposals  M negatives per interaction  K = 1 + M items of a list  D query and item vectors
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class NegativesConfig:
     """Negatives of the ranker."""
 
-    num_proposed: Annotated[int, Field(ge=0)] = 8
-    """Negatives per positive drawn from what retrieval proposed at that moment."""
-    num_random: Annotated[int, Field(ge=0)] = 4
-    """Negatives per positive drawn from the whole catalogue."""
+    num_negatives: Annotated[int, Field(ge=1)] = 32
+    """Negatives per interaction, drawn from what retrieval proposed at that moment."""
 
 
-def write_examples(
-    config: NegativesConfig, etl: Artifact, retrieval: Artifact, seed: int, path: Path
-) -> int:
-    """Write labelled pairs: `label`, keys, `retrieval_score`, and every interaction feature as of its moment.
+def write_examples(config: NegativesConfig, etl: Artifact, retrieval: Artifact, seed: int, path: Path) -> pa.Table:
+    """Write and return lists, one a row.
 
-    Returns: rows written.
+    `item_row` [K]; `is_shown` [K], 0 where a place is empty; the per-candidate features and `retrieval_score` [K];
+    once: user_row, timestamp (the moment), the other features, and `weight`.
     """
     events = pq.read_table(etl.file("events.parquet"))
     valid = events.filter(pc.equal(events["split"], VALID))
-    user_E, item_E, time_E = (valid[name].to_numpy() for name in ("user_row", "item_row", "timestamp"))
+    user_E, taken_E = (valid[name].to_numpy() for name in ("user_row", "item_row"))
     proposals = pq.read_table(retrieval.file("proposals.parquet"))
+    moment_E = proposals["moment"].to_numpy()
     query_ED, proposed_EP = _matrix(proposals["query_vector"]), _matrix(proposals["item_row"])
     item_ID = _matrix(pq.read_table(retrieval.file("proposing_vectors.parquet"))["vector"])
-    random = np.random.default_rng(seed)
-    negative_EM = np.concatenate(
-        [
-            _drawn(proposed_EP, config.num_proposed, random),
-            random.integers(0, len(item_ID), (len(user_E), config.num_random)),
-        ],
-        axis=1,
-    )
+    # An item that was not proposed never reaches the ranker. Learned from, it would teach that a low score is good.
+    is_proposed_E = (proposed_EP == taken_E[:, None]).any(1)
+    user_E, taken_E, moment_E = user_E[is_proposed_E], taken_E[is_proposed_E], moment_E[is_proposed_E]
+    query_ED, proposed_EP = query_ED[is_proposed_E], proposed_EP[is_proposed_E]
+    negative_EM = _drawn(proposed_EP, config.num_negatives, np.random.default_rng(seed))
+    is_negative_EM = ~_was_taken(events, user_E, negative_EM, moment_E, etl) & (negative_EM >= 0)
+    item_EK = np.concatenate([taken_E[:, None], np.maximum(negative_EM, 0)], axis=1)
+    is_shown_EK = np.concatenate([np.ones((len(user_E), 1), bool), is_negative_EM], axis=1)
+    score_EK = np.einsum("ed,ekd->ek", query_ED, item_ID[item_EK])
+
+    table = _features(etl, events, user_E, item_EK, moment_E)
+    table = table.append_column("is_shown", _lists(is_shown_EK.astype(np.float32)))
+    table = table.append_column(RETRIEVAL_SCORE, _lists(score_EK.astype(np.float32)))
+    table = table.append_column("weight", pa.array(_equal_users(user_E)))
+    pq.write_table(table, path)
+    return table
+
+
+def _features(
+    etl: Artifact, events: pa.Table, user_E: np.ndarray, item_EK: np.ndarray, moment_E: np.ndarray
+) -> pa.Table:
+    """Encoded features as of the moments: those of a candidate as lists [K], the others once."""
+    from features.workflow import load_workflow, normalized_log, transform
+
+    num, width = item_EK.shape
     log = EventLog.from_events(events, before=etl.metrics["test_from"])
-    usable_EM = ~_was_taken(events, user_E, negative_EM, time_E, etl) & (negative_EM >= 0)
-    usable_EM &= _first_of_row(negative_EM)
+    config = TypeAdapter(EtlConfig).validate_python(etl.manifest["config"])
+    raw = raw_interactions(log, user_E, item_EK[:, 0], moment_E, config)
+    once = transform(load_workflow(etl, "interactions"), raw)
+    columns = {name: once[name] for name in once.column_names if not is_per_candidate(name)}
+    of_pair = raw_interactions(
+        log, np.repeat(user_E, width), item_EK.ravel(), np.repeat(moment_E, width), replace(config, history_length=1)
+    )
+    columns["item_row"] = _lists(item_EK)
+    for name, scale in json.loads(etl.file("online.json").read_text()).items():
+        if is_per_candidate(name):
+            columns[name] = _lists(normalized_log(of_pair[name].to_numpy(), *scale).reshape(num, width))
+    return pa.table(columns)
 
-    pair_EM = np.concatenate([item_E[:, None], negative_EM], axis=1)
-    kept_EM = np.concatenate([np.ones((len(user_E), 1), bool), usable_EM], axis=1)
-    example, column = np.nonzero(kept_EM)
-    item = pair_EM[example, column]
-    score = np.einsum("nd,nd->n", query_ED[example], item_ID[item])
-    raw = raw_interactions(log, user_E[example], item, time_E[example], _etl_config(etl))
 
-    from features.workflow import load_workflow, transform
-
-    encoded = transform(load_workflow(etl, "interactions"), raw)
-    encoded = encoded.append_column(RETRIEVAL_SCORE, pa.array(score.astype(np.float32)))
-    encoded = encoded.append_column("label", pa.array((column == 0).astype(np.float32)))
-    pq.write_table(encoded, path)
-    return len(encoded)
+def _equal_users(user_E: np.ndarray) -> np.ndarray:
+    """Weights of mean 1 that give every user the same sum: quality is counted by user, not by interaction."""
+    distinct, place_E, num_E = np.unique(user_E, return_inverse=True, return_counts=True)
+    return (len(user_E) / len(distinct) / num_E[place_E]).astype(np.float32) if len(user_E) else np.empty(0, np.float32)
 
 
 def _drawn(proposed_EP: np.ndarray, num: int, random: np.random.Generator) -> np.ndarray:
@@ -82,7 +102,7 @@ def _drawn(proposed_EP: np.ndarray, num: int, random: np.random.Generator) -> np
 
 
 def _was_taken(
-    events: pa.Table, user_E: np.ndarray, negative_EM: np.ndarray, time_E: np.ndarray, etl: Artifact
+    events: pa.Table, user_E: np.ndarray, negative_EM: np.ndarray, moment_E: np.ndarray, etl: Artifact
 ) -> np.ndarray:
     """Pairs that are no negatives: taken from this moment to the end of the validation part, or seen and dropped."""
     user, item, time = (events[name].to_numpy() for name in ("user_row", "item_row", "timestamp"))
@@ -97,23 +117,13 @@ def _was_taken(
     is_last = np.append(key[1:] != key[:-1], True)
     key, moment = key[is_last], moment[is_last]
     at_EM = np.clip(np.searchsorted(key, asked_EM), 0, len(key) - 1)
-    return (key[at_EM] == asked_EM) & (moment[at_EM] >= time_E[:, None])
-
-
-def _first_of_row(item_EM: np.ndarray) -> np.ndarray:
-    """Whether an item stands in its row for the first time."""
-    order = np.argsort(item_EM, axis=1, kind="stable")
-    ordered = np.take_along_axis(item_EM, order, 1)
-    first = np.concatenate([np.ones((len(ordered), 1), bool), ordered[:, 1:] != ordered[:, :-1]], axis=1)
-    result = np.empty_like(first)
-    np.put_along_axis(result, order, first, 1)
-    return result
-
-
-def _etl_config(etl: Artifact) -> EtlConfig:
-    return TypeAdapter(EtlConfig).validate_python(etl.manifest["config"])
+    return (key[at_EM] == asked_EM) & (moment[at_EM] >= moment_E[:, None])
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     column = column.combine_chunks()
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
+
+def _lists(matrix: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).reshape(-1)), matrix.shape[1])

@@ -1,15 +1,16 @@
 """Stage `ranking`: trains the DLRM on what retrieval proposed and exports it.
 
-Parts: `model.safetensors`, `ranker.onnx`, `examples/{early,late,all}.parquet`, `learning_curve.json`.
+Parts: `model.safetensors`, `ranker.onnx`, `examples/{fitted,held_out,all}.parquet`, `learning_curve.json`.
 
-The number of epochs is found on the early part of the examples, with the late part held out; the exported model is
-trained on all of them.
+The number of epochs is found with some users held out; the exported model is trained on all. Held-out users, not the
+latest interactions: one user's lists resemble each other, and a model may know them by heart. Untrained, the model
+keeps retrieval's order; where training does not improve on it for the held-out users, it stays untrained.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,15 +18,15 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from safetensors.torch import save_file
-from torch import nn
-from torchmetrics.functional.classification import binary_auroc
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from features.artifact import Artifact, ArtifactWriter
 from features.batches import Batches, FeatureTables
-from ranking.dlrm import Dlrm, DlrmConfig, ranker_schema
+from ranking.dlrm import RETRIEVAL_SCORE, Dlrm, DlrmConfig, ranker_schema
 from ranking.examples import NegativesConfig, write_examples
-from ranking.export import export_ranker
+from ranking.export import example_batch, export_ranker
+from ranking.losses import list_softmax
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -36,85 +37,107 @@ class RankingConfig:
     """Model."""
     negatives: NegativesConfig = NegativesConfig()
     """Negatives."""
-    batch_size: Annotated[int, Field(ge=1)] = 1024
-    """Pairs per step."""
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    """Lists per step."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Step size of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     """Decoupled weight decay."""
     max_epochs: Annotated[int, Field(ge=1)] = 10
-    """Most passes over the early examples."""
+    """Most passes over the lists of the users who are not held out."""
     patience: Annotated[int, Field(ge=1)] = 2
-    """Passes without a better log loss on the late examples before training stops."""
-    late_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the interactions, the latest, that choose the number of epochs."""
+    """Passes without a better loss on the held-out users before training stops."""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the users whose lists choose the number of epochs."""
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay per step of the moving average of the weights, which is the model that is kept."""
+    num_threads: Annotated[int, Field(ge=1)] = 1
+    """CPU threads of the training; its result depends on their number, so it does not follow the machine."""
 
 
 def run(config: RankingConfig, etl: Artifact, retrieval: Artifact, seed: int, writer: ArtifactWriter) -> None:
     """Write the ranking artifact."""
+    torch.set_num_threads(config.num_threads)
     tables = FeatureTables(etl)
     (writer.path / "examples").mkdir()
-    parts = {name: writer.path / "examples" / f"{name}.parquet" for name in ("early", "late", "all")}
-    write_examples(config.negatives, etl, retrieval, seed, parts["all"])
-    everything = pq.read_table(parts["all"])
-    moment = everything["timestamp"].to_numpy()
-    cut = np.quantile(moment, 1 - config.late_share, method="higher")
-    pq.write_table(everything.filter(moment < cut), parts["early"])
-    pq.write_table(everything.filter(moment >= cut), parts["late"])
+    parts = {name: writer.path / "examples" / f"{name}.parquet" for name in ("fitted", "held_out", "all")}
+    everything = write_examples(config.negatives, etl, retrieval, seed, parts["all"])
+    user = everything["user_row"].to_numpy()
+    is_held_out_U = np.random.default_rng(seed).random(etl.metrics["num_users"]) < config.held_out_share
+    pq.write_table(everything.filter(~is_held_out_U[user]), parts["fitted"])
+    pq.write_table(everything.filter(is_held_out_U[user]), parts["held_out"])
 
-    held_out = Batches([parts["late"]], tables, 8_192, seed)
-    early = Batches([parts["early"]], tables, config.batch_size, seed)
-    _, curve = train(config, tables, early, seed, config.max_epochs, held_out)
-    best = int(np.argmin([epoch["log_loss"] for epoch in curve]))
+    best, curve = 0, []
+    if is_held_out_U[user].any() and not is_held_out_U[user].all():
+        held_out = Batches([parts["held_out"]], tables, 1_024, seed)
+        fitted = Batches([parts["fitted"]], tables, config.batch_size, seed)
+        _, curve = train(config, tables, fitted, seed, config.max_epochs, held_out)
+        best = int(np.argmin([epoch["loss"] for epoch in curve]))
     whole = Batches([parts["all"]], tables, config.batch_size, seed)
-    model, _ = train(config, tables, whole, seed, best + 1, None)
+    model, _ = train(config, tables, whole, seed, best)
 
     save_file(model.state_dict(), str(writer.path / "model.safetensors"))
     export_ranker(model, tables, writer.path / "ranker.onnx")
     (writer.path / "learning_curve.json").write_text(json.dumps(curve, indent=2) + "\n")
-    writer.metrics |= {"best_epoch": best + 1, "num_pairs": len(everything), **curve[best]}
+    writer.metrics |= {
+        "best_epoch": best,
+        "num_lists": len(everything),
+        "held_out": curve[best] if curve else None,
+        "held_out_retrieval_order": curve[0] if curve else None,
+    }
 
 
 def train(
-    config: RankingConfig, tables: FeatureTables, batches: Batches, seed: int, num_epochs: int, held_out: Batches | None
+    config: RankingConfig,
+    tables: FeatureTables,
+    batches: Batches,
+    seed: int,
+    num_epochs: int,
+    held_out: Batches | None = None,
 ) -> tuple[Dlrm, list[dict[str, float]]]:
     """Train from scratch; equal arguments give an equal model.
 
     Args:
-        held_out: stops training when its log loss stops falling; None trains all epochs.
-    Returns: the model in eval mode, and what each epoch reached.
+        held_out: stops training when its loss stops falling; None trains all epochs.
+    Returns: the averaged model in eval mode, and what it reached on `held_out` before the first epoch and after each.
     """
     torch.manual_seed(seed)
     model = Dlrm(ranker_schema(tables.schema), config.dlrm)
-    model(next(batches.in_order()))  # Merlin's layers take their shapes from the first batch
+    model.score_candidates(example_batch(tables.schema))  # Merlin's layers take their shapes from the first batch
+    if batches.num_rows:
+        model.set_score_scale(batches.column(RETRIEVAL_SCORE))
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging)).eval()
+    kept = cast(Dlrm, averaged.module)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    curve: list[dict[str, float]] = []
-    with tqdm(desc="ranking", unit=" rows", disable=None, leave=False) as progress:
+    curve = [evaluate(kept, held_out)] if held_out else []
+    with tqdm(desc="ranking", unit=" lists", disable=None, leave=False) as progress:
         for epoch in range(num_epochs):
-            losses = []
             for batch in batches.epoch(epoch):
-                loss = nn.functional.binary_cross_entropy_with_logits(model(batch), batch["label"])
+                loss = (list_softmax(model.score_candidates(batch), batch["is_shown"]) * batch["weight"]).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                losses.append(loss.detach())
-                progress.update(len(batch["label"]))
-            record = {"train_loss": float(torch.stack(losses).mean())}
-            if held_out:
-                record |= evaluate(model, held_out)
-            curve.append(record)
-            progress.set_postfix(epoch=epoch + 1, **{name: f"{value:.4g}" for name, value in record.items()})
-            if held_out and epoch - int(np.argmin([past["log_loss"] for past in curve])) >= config.patience:
+                averaged.update_parameters(model)
+                progress.update(len(batch["user_row"]))
+            if not held_out:
+                continue
+            curve.append(evaluate(kept, held_out))
+            progress.set_postfix({name: f"{value:.4g}" for name, value in curve[-1].items()})
+            if len(curve) - 1 - int(np.argmin([past["loss"] for past in curve])) >= config.patience:
                 break
-    return model.eval(), curve
+    return kept, curve
 
 
 @torch.no_grad()
 def evaluate(model: Dlrm, batches: Batches) -> dict[str, float]:
-    """Log loss (nats) and AUC over labelled pairs."""
-    model.eval()
-    scored = [(model(batch), batch["label"]) for batch in batches.in_order()]
-    model.train()
-    logit, label = (torch.cat(column) for column in zip(*scored, strict=True))
-    loss = nn.functional.binary_cross_entropy_with_logits(logit, label)
-    return {"log_loss": float(loss), "auc": float(binary_auroc(logit.sigmoid(), label.long()))}
+    """Loss in nats, and the mean reciprocal rank of the taken item in its list, of a model in eval mode."""
+    rows = []
+    for batch in batches.in_order():
+        score_BK = model.score_candidates(batch)
+        better_BK = (score_BK >= score_BK[:, :1]) & (batch["is_shown"] > 0)
+        rows.append(torch.stack([list_softmax(score_BK, batch["is_shown"]), 1 / better_BK.sum(1), batch["weight"]]))
+    loss, reciprocal, weight = torch.cat(rows, dim=1)
+    return {
+        "loss": float((loss * weight).sum() / weight.sum()),
+        "mrr": float((reciprocal * weight).sum() / weight.sum()),
+    }

@@ -12,7 +12,7 @@ from retrieval.two_tower import TwoTower
 
 
 def export_query_encoder(model: TwoTower, tables: FeatureTables, path: Path) -> None:
-    """Inputs: the USER features by name, [B] or [B, length]. Output: `query_vector` [B, D], unit length."""
+    """Inputs: the USER features by name, [B] or [B, length]. Output: `query_vector` [B, D + 1]."""
     names = [*model.query_tower.categorical, *model.query_tower.continuous]
     rows = torch.arange(min(64, len(tables.users["user_id"])))
     example = {name: tables.users[name][rows] for name in names}

@@ -114,5 +114,3 @@ def recall_against_exact(index: faiss.Index, vector_ID: np.ndarray, seed: int, n
 def _vectors(path: Path) -> np.ndarray:
     column = pq.read_table(path, columns=["vector"])["vector"].combine_chunks()
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
-
-

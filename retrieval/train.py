@@ -6,6 +6,8 @@ and `proposals.parquet` with `proposing_vectors.parquet`, from which the ranker 
 The model is trained on the train part until recall on the validation part stops growing. That early model proposes
 candidates for the validation part, which it has never seen. The served model is trained anew on train and validation
 together for as many epochs: it has seen the newest interactions.
+
+Every example's user is known as of a moment up to one validation period before the interaction, as in serving.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,19 +25,22 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from features.artifact import Artifact, ArtifactWriter
-from features.batches import Batch, Batches, FeatureTables
+from features.batches import Batch, FeatureTables
 from features.schema import UNSEEN
-from features.split import TRAIN, VALID
+from retrieval.aged_state import aged_batches
 from retrieval.export import export_query_encoder
-from retrieval.losses import in_batch_softmax
+from retrieval.losses import sampled_softmax
+from retrieval.popularity import PopularityTimeline
 from retrieval.proposals import vector_column, write_proposals
+from retrieval.scored_items import ScoredItems
 from retrieval.two_tower import TwoTower, TwoTowerConfig, item_vectors
 from retrieval.validation import UnseenIds, Validation
 
-# I items  U users  D embedding
+# B examples  C scored items  I items  U users  D embedding  E = D + 1
 
 
 @config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -44,15 +49,19 @@ class RetrievalConfig:
 
     two_tower: TwoTowerConfig = TwoTowerConfig()
     """Encoder."""
-    batch_size: Annotated[int, Field(ge=2)] = 1024
-    """Examples per step; the other examples' items are the negatives."""
+    batch_size: Annotated[int, Field(ge=2)] = 512
+    """Examples per step."""
+    num_scored_items: Annotated[int, Field(ge=2)] = 768
+    """Items scored per step, shared by its examples: their own items, the rest drawn from the catalogue."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     """Step size of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Decoupled weight decay."""
-    max_epochs: Annotated[int, Field(ge=1)] = 20
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay per step of the moving average of the weights, which is the model that is kept."""
+    max_epochs: Annotated[int, Field(ge=1)] = 15
     """Most passes over the train part."""
-    patience: Annotated[int, Field(ge=1)] = 3
+    patience: Annotated[int, Field(ge=1)] = 2
     """Passes without a better validation recall before training stops."""
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of user and item ids replaced by "unseen" while training, so that new ones get a useful vector."""
@@ -60,8 +69,11 @@ class RetrievalConfig:
     """Cut-off of the validation recall that stops training."""
     refit: bool = True
     """Train the served model anew on train and validation together."""
-    num_proposals: Annotated[int, Field(ge=1)] = 100
+    num_proposals: Annotated[int, Field(ge=1)] = 200
     """Candidates written for each validation interaction, from which the ranker draws its negatives."""
+    num_threads: Annotated[int, Field(ge=1)] = 1
+    """CPU threads of the training. Its result depends on their number, so it does not follow the machine; and two that
+    wait for each other are ten times slower than one where another process wants the core."""
 
 
 @dataclass
@@ -78,36 +90,37 @@ class LearningCurve:
 
 def run(config: RetrievalConfig, etl: Artifact, seed: int, writer: ArtifactWriter) -> None:
     """Write the retrieval artifact."""
-    tables = FeatureTables(etl)
-    train_examples, valid_examples = etl.file("examples/train.parquet"), etl.file("examples/valid.parquet")
-    validation = Validation(etl, tables, config.recall_at)
+    torch.set_num_threads(config.num_threads)
+    tables, popularity = FeatureTables(etl), PopularityTimeline(etl)
+    parts = {name: etl.file(f"examples/{name}.parquet") for name in ("train", "valid")}
     hidden = UnseenIds(etl)
-    batches = Batches([train_examples], tables, config.batch_size, seed)
-    early, curve = train(config, tables, batches, etl, seed, hidden=hidden, validation=validation)
-    write_proposals(early, tables, etl, hidden, config.num_proposals, writer)
+    validation = Validation(etl, tables, popularity, hidden, config.recall_at)
+    early, curve = train(config, etl, tables, popularity, [parts["train"]], seed, hidden=hidden, validation=validation)
+    write_proposals(early, tables, popularity, etl, hidden, config.num_proposals, seed, writer)
     model = early
     if config.refit:
-        batches = Batches([train_examples, valid_examples], tables, config.batch_size, seed)
-        model, _ = train(config, tables, batches, etl, seed, num_epochs=curve.best_epoch)
+        model, _ = train(config, etl, tables, popularity, list(parts.values()), seed, num_epochs=curve.best_epoch)
 
     save_file(model.state_dict(), str(writer.path / "model.safetensors"))
     export_query_encoder(model, tables, writer.path / "query_encoder.onnx")
-    _write_vectors(writer, "item_vectors.parquet", etl.file("items.parquet"), item_vectors(model, tables.items))
+    item_IE = item_vectors(model, tables.items, popularity.at(etl.metrics["as_of"]))
+    _write_vectors(writer, "item_vectors.parquet", etl.file("items.parquet"), item_IE)
     _write_vectors(writer, "user_vectors.parquet", etl.file("users.parquet"), user_vectors(model, tables))
     (writer.path / "learning_curve.json").write_text(json.dumps(_without_clock(curve), indent=2) + "\n")
     writer.metrics |= {
         f"valid_recall_at_{config.recall_at}": max(epoch["recall"] for epoch in curve.epochs),
         "best_epoch": curve.best_epoch,
         "rows_per_second": curve.epochs[-1]["rows_per_second"],
-        "temperature": float(model.temperature),
+        "temperature": float(model.temperature.detach()),
     }
 
 
 def train(
     config: RetrievalConfig,
-    tables: FeatureTables,
-    batches: Batches,
     etl: Artifact,
+    tables: FeatureTables,
+    popularity: PopularityTimeline,
+    examples: list[Path],
     seed: int,
     *,
     hidden: UnseenIds | None = None,
@@ -117,72 +130,81 @@ def train(
     """Train from scratch; equal arguments give an equal model.
 
     Args:
+        examples: parquet files of the etl stage.
         hidden: ids that the train part does not have, shown to the model as unseen.
         validation: stops training when its recall stops growing; None trains all epochs.
         num_epochs: instead of the config's max_epochs.
+    Returns: the averaged model in eval mode, and what each epoch reached.
     """
     torch.manual_seed(seed)
-    best: dict[str, torch.Tensor] = {}
+    batches = aged_batches(etl, tables, examples, config.batch_size, seed)
+    scored_items = ScoredItems(batches.column("item_row"), etl.metrics["num_items"], config.num_scored_items)
     model = TwoTower(tables.schema, config.two_tower)
-    log_q = _log_popularity(etl, parts=(TRAIN,) if hidden else (TRAIN, VALID))
     first = next(batches.in_order())
-    model.query_vectors(first), model.item_vectors(first)  # Merlin's layers take their shapes from the first batch
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    model.queries(first)
+    model.items(first)  # Merlin's layers take their shapes from the first batch
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging)).eval()
+    kept = cast(TwoTower, averaged.module)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    best: dict[str, torch.Tensor] = {}
     curve = LearningCurve()
     with tqdm(desc="retrieval", unit=" rows", disable=None, leave=False) as progress:
         for epoch in range(num_epochs or config.max_epochs):
             begun, losses = time.monotonic(), []
             for batch in batches.epoch(epoch):
-                if hidden:
-                    batch = hidden(batch)
-                batch = _drop_ids(batch, config.id_dropout)
-                loss = in_batch_softmax(
-                    model.query_vectors(batch),
-                    model.item_vectors(batch),
-                    batch["item_row"],
-                    log_q[batch["item_row"]],
-                    model.temperature,
-                )
+                batch = hidden(batch) if hidden else batch
+                loss = _loss(model, batch, tables, scored_items, popularity, hidden, config.id_dropout)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                averaged.update_parameters(model)
                 losses.append(loss.detach())
                 progress.update(len(batch["item_row"]))
             record = {"loss": float(torch.stack(losses).mean())}
             record["rows_per_second"] = batches.num_rows / (time.monotonic() - begun)
             if validation:
-                record["recall"] = validation.recall(model, hidden)
+                record["recall"] = validation.recall(kept)
             curve.epochs.append(record)
             if validation and curve.best_epoch == len(curve.epochs):
-                best = {name: value.clone() for name, value in model.state_dict().items()}
-            progress.set_postfix(epoch=epoch + 1, **{name: f"{value:.4g}" for name, value in record.items()})
+                best = {name: value.clone() for name, value in kept.state_dict().items()}
+            progress.set_postfix({name: f"{value:.4g}" for name, value in record.items()})
             if validation and len(curve.epochs) - curve.best_epoch >= config.patience:
                 break
     if best:
-        model.load_state_dict(best)
-    return model.eval(), curve
+        kept.load_state_dict(best)
+    return kept, curve
 
 
 @torch.no_grad()
 def user_vectors(model: TwoTower, tables: FeatureTables) -> np.ndarray:
-    """[U, D] float32 unit vectors of the users as serving knows them, row u is user_row u."""
+    """[U, D + 1] float32 query vectors of the users as serving knows them, row u is user_row u."""
     chunks = torch.arange(len(tables.users["user_id"])).split(8_192)
     states = ({name: column[rows] for name, column in tables.users.items()} for rows in chunks)
     return torch.cat([model.query_vectors(state) for state in states]).numpy()
 
 
-def _drop_ids(batch: Batch, share: float) -> Batch:
-    dropped = {
-        name: torch.where(torch.rand(batch[name].shape) < share, UNSEEN, batch[name]) for name in ("user_id", "item_id")
-    }
-    return batch | dropped
+def _loss(
+    model: TwoTower,
+    batch: Batch,
+    tables: FeatureTables,
+    scored_items: ScoredItems,
+    popularity: PopularityTimeline,
+    hidden: UnseenIds | None,
+    id_dropout: float,
+) -> torch.Tensor:
+    item_row_C, positive_B, log_q_C = scored_items.draw(batch["item_row"])
+    items = tables.item_features(item_row_C)
+    items = hidden(items) if hidden else items
+    query_BD, weight_B1 = model.queries(batch | {"user_id": _dropped(batch["user_id"], id_dropout)})
+    item_CD = model.items(items | {"item_id": _dropped(items["item_id"], id_dropout)})
+    score_BC = query_BD @ item_CD.T + weight_B1 * popularity.before(batch["timestamp"], item_row_C)
+    return sampled_softmax(score_BC, positive_B, log_q_C)
 
 
-def _log_popularity(etl: Artifact, parts: tuple[int, ...]) -> torch.Tensor:
-    events = pq.read_table(etl.file("events.parquet"), columns=["item_row", "split"])
-    counted = events["item_row"].to_numpy()[np.isin(events["split"].to_numpy(), parts)]
-    count = np.bincount(counted, minlength=etl.metrics["num_items"])
-    return torch.from_numpy(np.log(np.maximum(count, 1) / max(len(counted), 1)).astype(np.float32))
+def _dropped(ids: torch.Tensor, share: float) -> torch.Tensor:
+    return torch.where(torch.rand(ids.shape) < share, UNSEEN, ids)
 
 
 def _without_clock(curve: LearningCurve) -> list[dict[str, float]]:

@@ -21,7 +21,7 @@ from features.batches import Batch
 from features.embedding import embedding_tables
 from features.schema import select
 
-# B rows  D embedding  F concatenated features
+# B rows  I items  D embedding  F concatenated features
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -39,28 +39,35 @@ class TwoTowerConfig:
 
 
 class Tower(nn.Module):
-    """Features -> unit vector: embeddings and numbers, an MLP, and a linear short cut from the id embeddings."""
+    """Features -> unit vector, and numbers beside it.
 
-    def __init__(self, schema: Schema, config: TwoTowerConfig) -> None:
+    Embeddings and numbers go through an MLP; a linear short cut leads from the embeddings to the vector.
+    """
+
+    def __init__(self, schema: Schema, config: TwoTowerConfig, num_beside: int = 0) -> None:
         super().__init__()
         self.categorical = [column.name for column in select(schema, Tags.CATEGORICAL)]
         self.continuous = [column.name for column in select(schema, Tags.CONTINUOUS)]
         self.dropout = nn.Dropout(config.dropout)
         self.mlp = MLPBlock([*config.hidden_units], activation=nn.ReLU)
-        self.project = nn.Linear(config.hidden_units[-1], config.embedding_dim)
+        self.project = nn.Linear(config.hidden_units[-1], config.embedding_dim + num_beside)
+        self.num_beside = num_beside
 
-    def forward(self, embedded: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+    def forward(self, embedded: dict[str, torch.Tensor], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, D] unit vectors and [B, num_beside] numbers."""
         parts = [embedded[name] for name in self.categorical]
         parts += [batch[name].unsqueeze(-1) for name in self.continuous]
-        features_BF = self.dropout(torch.cat(parts, dim=-1))
-        vector_BD = self.project(self.mlp(features_BF))
+        projected = self.project(self.mlp(self.dropout(torch.cat(parts, dim=-1))))
+        vector_BD = projected[:, : projected.shape[1] - self.num_beside]
         for name in self.categorical:
             vector_BD = vector_BD + embedded[name]
-        return nn.functional.normalize(vector_BD, dim=-1)
+        return nn.functional.normalize(vector_BD, dim=-1), projected[:, projected.shape[1] - self.num_beside :]
 
 
 class TwoTower(nn.Module):
     """Both towers over one set of embedding tables: a history is made of the same vectors as the items.
+
+    score(user, item) = cos(query, item) / temperature + weight(user) log popularity(item)
 
     Args:
         schema: the etl stage's features; USER ones feed the query tower, ITEM ones the item tower.
@@ -70,17 +77,24 @@ class TwoTower(nn.Module):
         super().__init__()
         user, item = select(schema, Tags.USER), select(schema, Tags.ITEM)
         self.tables = embedding_tables(Schema([*user, *item]), config.embedding_dim)
-        self.query_tower = Tower(user, config)
+        self.query_tower = Tower(user, config, num_beside=1)
         self.item_tower = Tower(item, config)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
+        with torch.no_grad():  # start from the popularity as it is
+            self.query_tower.project.bias[config.embedding_dim] = 1.0
+
+    def queries(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of users as of their moments: [B, D] vectors of length 1 / temperature, [B, 1] weight of the popularity."""
+        unit_BD, weight_B1 = self.query_tower(self._embed(self.query_tower, batch), batch)
+        return unit_BD / self.temperature, weight_B1
 
     def query_vectors(self, batch: Batch) -> torch.Tensor:
-        """[B, D] unit vectors of users as of their moments."""
-        return self.query_tower(self._embed(self.query_tower, batch), batch)
+        """[B, D + 1] what the index is asked with."""
+        return torch.cat(self.queries(batch), dim=1)
 
-    def item_vectors(self, batch: Batch) -> torch.Tensor:
+    def items(self, batch: Batch) -> torch.Tensor:
         """[B, D] unit vectors of items."""
-        return self.item_tower(self._embed(self.item_tower, batch), batch)
+        return self.item_tower(self._embed(self.item_tower, batch), batch)[0]
 
     @property
     def temperature(self) -> torch.Tensor:
@@ -91,7 +105,8 @@ class TwoTower(nn.Module):
 
 
 @torch.no_grad()
-def item_vectors(model: TwoTower, items: Batch) -> np.ndarray:
-    """[I, D] float32 unit vectors of a whole catalogue, row i is item_row i."""
+def item_vectors(model: TwoTower, items: Batch, log_popularity_I: torch.Tensor) -> np.ndarray:
+    """[I, D + 1] float32, row i is item_row i: each item's unit vector, then its log popularity."""
     chunks = torch.arange(len(items["item_id"])).split(8_192)
-    return torch.cat([model.item_vectors({name: column[rows] for name, column in items.items()}) for rows in chunks]).numpy()
+    vector_ID = torch.cat([model.items({name: column[rows] for name, column in items.items()}) for rows in chunks])
+    return torch.cat([vector_ID, log_popularity_I[:, None]], dim=1).numpy()

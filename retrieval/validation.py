@@ -7,11 +7,13 @@ import pyarrow.parquet as pq
 import torch
 
 from features.artifact import Artifact
-from features.batches import Batch, Batches, FeatureTables
+from features.batches import Batch, FeatureTables
 from features.history import EventLog
 from features.schema import FIRST_KNOWN, UNSEEN
 from features.split import VALID
+from retrieval.aged_state import user_states
 from retrieval.metrics import RelevantItems, recall_at_k
+from retrieval.popularity import PopularityTimeline
 from retrieval.two_tower import TwoTower, item_vectors
 
 # B users  I items  D embedding
@@ -40,39 +42,43 @@ class UnseenIds:
 class Validation:
     """Recall on the validation part, as serving would see it: each user's state before the part begins."""
 
-    def __init__(self, etl: Artifact, tables: FeatureTables, recall_at: int) -> None:
+    def __init__(
+        self,
+        etl: Artifact,
+        tables: FeatureTables,
+        popularity: PopularityTimeline,
+        hidden: UnseenIds,
+        recall_at: int,
+    ) -> None:
         events = pq.read_table(etl.file("events.parquet"))
         user_row, item_row, part = (events[name].to_numpy() for name in ("user_row", "item_row", "split"))
         valid = part == VALID
-        users, first_example = np.unique(user_row[valid], return_index=True)
-        examples = Batches([etl.file("examples/valid.parquet")], tables, 4_096, seed=0)
-        whole = list(examples.in_order())
-        merged = {name: torch.cat([batch[name] for batch in whole]) for name in whole[0]}
-        self._batch = {name: values[first_example] for name, values in merged.items()}
-        self._every_item = tables.items
+        valid_from = etl.metrics["valid_from"]
+        users = np.unique(user_row[valid])
+        states = user_states(etl, tables, users, np.full(len(users), valid_from))
+        self._batch = hidden(tables.user_features(torch.from_numpy(users)) | states)
+        self._every_item = hidden(tables.items)
+        self._log_popularity_I = popularity.at(valid_from)
         self._k = min(recall_at, etl.metrics["num_items"])
         pairs = np.unique(np.stack([np.searchsorted(users, user_row[valid]), item_row[valid]], 1), axis=0)
         self._seen = np.empty((2, 0), np.int64)
         if etl.manifest["config"]["drop_seen"]:
-            valid_from = etl.metrics["valid_from"]
             log = EventLog.from_events(events, before=valid_from)
             self._seen = np.stack(log.items_before(users, np.full(len(users), valid_from)))
             pairs = _without(pairs, self._seen.T, etl.metrics["num_items"])
         self._relevant = RelevantItems.from_pairs(pairs[:, 0], pairs[:, 1], len(users))
 
     @torch.no_grad()
-    def recall(self, model: TwoTower, hidden: UnseenIds) -> float:
-        """Mean recall over the validation users, the full catalogue ranked."""
-        model.eval()
-        item_ID = torch.from_numpy(item_vectors(model, hidden(self._every_item)))
-        query_BD = model.query_vectors(hidden(self._batch))
+    def recall(self, model: TwoTower) -> float:
+        """Mean recall over the validation users, the full catalogue ranked, by a model in eval mode."""
+        item_ID = torch.from_numpy(item_vectors(model, self._every_item, self._log_popularity_I))
+        query_BD = model.query_vectors(self._batch)
         ranked = []
         for begin in range(0, len(query_BD), _CHUNK):
             score_BI = query_BD[begin : begin + _CHUNK] @ item_ID.T
             user, item = self._seen[:, slice(*np.searchsorted(self._seen[0], [begin, begin + _CHUNK]))]
             score_BI[user - begin, item] = -torch.inf
             ranked.append(score_BI.topk(self._k).indices)
-        model.train()
         return float(np.nanmean(recall_at_k(torch.cat(ranked).numpy(), self._relevant, self._k)))
 
 

@@ -1,0 +1,98 @@
+"""The DLRM: its interaction, its two ways to score, what it starts from, and its export."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from merlin.models.torch.blocks.dlrm import DLRMInteraction
+from safetensors.torch import load_file, save_file
+
+from features.batches import Batch, FeatureTables
+from ranking.dlrm import RETRIEVAL_ONLY, RETRIEVAL_SCORE, Dlrm, DlrmConfig, is_per_candidate, ranker_schema
+from ranking.export import example_batch, export_ranker
+
+
+@pytest.fixture(scope="module")
+def tables(opened) -> FeatureTables:
+    return FeatureTables(opened("etl"))
+
+
+def made(tables: FeatureTables, seed: int = 0, trained: bool = True) -> Dlrm:
+    """A model with random weights; `trained` gives the last layer some too, which it starts without."""
+    torch.manual_seed(seed)
+    config = DlrmConfig(embedding_dim=8, bottom_units=(16,), top_units=(32, 16))
+    model = Dlrm(ranker_schema(tables.schema), config)
+    model.score_candidates(example_batch(tables.schema))
+    if trained:
+        torch.nn.init.normal_(model.output.weight)
+        for weight in model.tables.parameters():
+            torch.nn.init.normal_(weight)
+    return model.eval()
+
+
+def flattened(batch: Batch, num_candidates: int) -> Batch:
+    return {
+        name: values.flatten(0, 1) if is_per_candidate(name) else values.repeat_interleave(num_candidates, dim=0)
+        for name, values in batch.items()
+    }
+
+
+def test_the_interaction_is_every_pairwise_dot_product():
+    vectors = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    found = DLRMInteraction()(vectors)
+    expected = [[row[i] @ row[j] for i in range(4) for j in range(i + 1, 4)] for row in vectors]
+    assert torch.allclose(found, torch.tensor(expected), atol=1e-6)
+
+
+@torch.no_grad()
+def test_candidates_score_as_their_pairs_do(tables: FeatureTables):
+    model, batch = made(tables), example_batch(tables.schema, num_users=4, num_candidates=7)
+    assert torch.allclose(model.score_candidates(batch).flatten(), model(flattened(batch, 7)), atol=1e-5)
+
+
+@torch.no_grad()
+def test_untrained_it_keeps_the_retrieval_score(tables: FeatureTables):
+    batch = example_batch(tables.schema, 6, 9)
+    assert torch.equal(made(tables, trained=False).score_candidates(batch), batch[RETRIEVAL_SCORE])
+
+
+@torch.no_grad()
+def test_what_it_adds_does_not_depend_on_the_unit_of_the_score(tables: FeatureTables):
+    model, batch = made(tables), example_batch(tables.schema, 6, 9)
+    score = batch[RETRIEVAL_SCORE]
+    model.set_score_scale(score)
+    added = model.score_candidates(batch) - score
+    model.set_score_scale(score * 50 + 3)
+    other = model.score_candidates(batch | {RETRIEVAL_SCORE: score * 50 + 3}) - (score * 50 + 3)
+    assert torch.allclose(added, other, atol=1e-4)
+
+
+def test_ids_reach_it_through_the_retrieval_score_only(tables: FeatureTables):
+    names = ranker_schema(tables.schema).column_names
+    assert not set(RETRIEVAL_ONLY) & set(names)
+    assert set(names) == {*tables.schema.column_names, RETRIEVAL_SCORE} - set(RETRIEVAL_ONLY)
+    assert set(made(tables).inputs) == set(names)
+
+
+@pytest.mark.parametrize(("num_users", "num_candidates"), [(1, 1), (1, 200), (64, 13)])
+def test_onnxruntime_scores_as_torch_does(tables: FeatureTables, tmp_path, num_users, num_candidates):
+    model = made(tables)
+    export_ranker(model, tables, tmp_path / "ranker.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "ranker.onnx"))
+    batch = example_batch(tables.schema, num_users, num_candidates)
+    assert {node.name for node in session.get_inputs()} == set(model.inputs)
+    with torch.no_grad():
+        expected = model.score_candidates(batch).numpy()
+    found = session.run(["score"], {name: values.numpy() for name, values in batch.items()})[0]
+    assert found.shape == (num_users, num_candidates)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_weights_and_score_scale_survive_saving_and_loading(tables: FeatureTables, tmp_path):
+    model, other = made(tables, seed=0), made(tables, seed=1)
+    model.set_score_scale(torch.tensor([1.0, 5.0, 9.0]))
+    save_file(model.state_dict(), str(tmp_path / "model.safetensors"))
+    other.load_state_dict(load_file(str(tmp_path / "model.safetensors")))
+    batch = example_batch(tables.schema)
+    assert torch.equal(other.score_candidates(batch), model.score_candidates(batch))
