@@ -16,11 +16,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 import ensemble.triton_model
-from ensemble.graph import GraphFiles, operators_of, request_graph
-from ensemble.pipeline import HASHES
 from ensemble.triton_config import MODEL_NAME, triton_config
 from features.artifact import Artifact, ArtifactWriter, file_sha256
-from features.online_store import write_online_store
 
 _CLOCKED = ("ensemble.pkl", "metadata.json", "store/*")
 """Files whose bytes carry clocks: the pickles' and Feast's."""
@@ -44,6 +41,10 @@ def run(
     config: ExportConfig, etl: Artifact, retrieval: Artifact, index: Artifact, ranking: Artifact, writer: ArtifactWriter
 ) -> None:
     """Write the export artifact."""
+    from ensemble.graph import GraphFiles, operators_of, request_graph  # Merlin and Feast take seconds to import
+    from ensemble.pipeline import HASHES
+    from features.online_store import write_online_store
+
     version = writer.path / "repository" / MODEL_NAME / "1"
     folder = version / "ensemble"
     folder.mkdir(parents=True)

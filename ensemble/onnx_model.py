@@ -9,7 +9,7 @@ import onnxruntime
 
 # onnxruntime multiplies a single row by another kernel than several rows, and threads may split rows so that one is
 # left alone: both round differently. Two rows at least and one thread make a user's result independent of the others.
-_MIN_ROWS = 2
+MIN_ROWS = 2
 _NUM_THREADS = 1
 
 
@@ -23,10 +23,14 @@ class OnnxModel:
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = [node.name for node in self._session.get_inputs()]
 
-    def run(self, columns: dict[str, np.ndarray]) -> np.ndarray:
-        """The model's output for the columns that it names; the first dimension is the same everywhere."""
+    def run(self, columns: dict[str, np.ndarray], rows_per_user: int = 1) -> np.ndarray:
+        """The model's output for the columns that it names; the first dimension is the same everywhere.
+
+        Args:
+            rows_per_user: rows that every matrix product of the model has for each of them.
+        """
         given = {name: columns[name] for name in self.inputs}
         num_rows = len(next(iter(given.values())))
-        if num_rows < _MIN_ROWS:
-            given = {name: np.repeat(values, _MIN_ROWS, axis=0) for name, values in given.items()}
+        if num_rows * rows_per_user < MIN_ROWS:
+            given = {name: np.repeat(values, MIN_ROWS, axis=0) for name, values in given.items()}
         return self._session.run(None, given)[0][:num_rows]

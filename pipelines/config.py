@@ -24,9 +24,8 @@ from features.errors import CascadeError
 from features.etl import EtlConfig
 from features.logs import DataConfig
 from pipelines.evaluate import EvaluationConfig
-from ranking.train import RankingConfig
-from retrieval.index import IndexConfig
-from retrieval.train import RetrievalConfig
+from ranking.config import RankingConfig
+from retrieval.config import IndexConfig, RetrievalConfig
 
 
 class ConfigError(CascadeError, ValueError):

@@ -7,19 +7,16 @@ Source: Naumov et al., "Deep learning recommendation model for personalization a
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 from merlin.models.torch import MLPBlock
 from merlin.models.torch.blocks.dlrm import DLRMInteraction
 from merlin.schema import ColumnSchema, Schema, Tags
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from features.batches import Batch
 from features.embedding import embedding_tables
 from features.schema import select
+from ranking.config import DlrmConfig
 
 # B users  K candidates  N rows  C categorical features  F continuous features  D embedding
 RETRIEVAL_SCORE = "retrieval_score"
@@ -28,20 +25,6 @@ INITIAL_SCALE = 0.1
 RETRIEVAL_ONLY = ("user_id", "item_id", "history")
 """Ids, which only reach the ranker through the retrieval score: from the short validation part it would learn by heart
 who took what in it, and rank the time after it worse than retrieval alone does."""
-
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class DlrmConfig:
-    """DLRM."""
-
-    embedding_dim: Annotated[int, Field(ge=2, le=1_024)] = 32
-    """Width D of the embedding tables and of the bottom MLP's output."""
-    bottom_units: tuple[Annotated[int, Field(gt=0)], ...] = (64,)
-    """Widths of the bottom MLP's hidden layers; its output has embedding_dim."""
-    top_units: tuple[Annotated[int, Field(gt=0)], ...] = (128, 64)
-    """Widths of the top MLP's hidden layers; its output is one logit."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the interactions dropped while training."""
 
 
 class Dlrm(nn.Module):

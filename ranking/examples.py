@@ -10,30 +10,21 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import ConfigDict, Field, TypeAdapter
-from pydantic.dataclasses import dataclass
+from pydantic import TypeAdapter
 
 from features.artifact import Artifact
 from features.etl import EtlConfig, raw_interactions
 from features.history import EventLog
 from features.split import VALID
+from ranking.config import NegativesConfig
 from ranking.dlrm import RETRIEVAL_SCORE, is_per_candidate
 
 # E interactions  P proposals  M negatives per interaction  K = 1 + M items of a list  D query and item vectors
-
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class NegativesConfig:
-    """Negatives of the ranker."""
-
-    num_negatives: Annotated[int, Field(ge=1)] = 32
-    """Negatives per interaction, drawn from what retrieval proposed at that moment."""
 
 
 def write_examples(config: NegativesConfig, etl: Artifact, retrieval: Artifact, seed: int, path: Path) -> pa.Table:
@@ -53,7 +44,10 @@ def write_examples(config: NegativesConfig, etl: Artifact, retrieval: Artifact, 
     is_proposed_E = (proposed_EP == taken_E[:, None]).any(1)
     user_E, taken_E, moment_E = user_E[is_proposed_E], taken_E[is_proposed_E], moment_E[is_proposed_E]
     query_ED, proposed_EP = query_ED[is_proposed_E], proposed_EP[is_proposed_E]
-    negative_EM = _drawn(proposed_EP, config.num_negatives, np.random.default_rng(seed))
+    random = np.random.default_rng(seed)
+    proposed_EM = _drawn(proposed_EP, config.num_negatives, random)
+    random_EM = random.integers(0, len(item_ID), (len(user_E), config.num_random))
+    negative_EM = np.concatenate([proposed_EM, random_EM], axis=1)
     is_negative_EM = ~_was_taken(events, user_E, negative_EM, moment_E, etl) & (negative_EM >= 0)
     item_EK = np.concatenate([taken_E[:, None], np.maximum(negative_EM, 0)], axis=1)
     is_shown_EK = np.concatenate([np.ones((len(user_E), 1), bool), is_negative_EM], axis=1)

@@ -10,49 +10,22 @@ keeps retrieval's order; where training does not improve on it for the held-out 
 from __future__ import annotations
 
 import json
-from typing import Annotated, cast
+from typing import cast
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from features.artifact import Artifact, ArtifactWriter
 from features.batches import Batches, FeatureTables
-from ranking.dlrm import RETRIEVAL_SCORE, Dlrm, DlrmConfig, ranker_schema
-from ranking.examples import NegativesConfig, write_examples
+from ranking.config import RankingConfig
+from ranking.dlrm import RETRIEVAL_SCORE, Dlrm, ranker_schema
+from ranking.examples import write_examples
 from ranking.export import example_batch, export_ranker
 from ranking.losses import list_softmax
-
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class RankingConfig:
-    """Ranking model."""
-
-    dlrm: DlrmConfig = DlrmConfig()
-    """Model."""
-    negatives: NegativesConfig = NegativesConfig()
-    """Negatives."""
-    batch_size: Annotated[int, Field(ge=1)] = 128
-    """Lists per step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Step size of AdamW."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    """Decoupled weight decay."""
-    max_epochs: Annotated[int, Field(ge=1)] = 10
-    """Most passes over the lists of the users who are not held out."""
-    patience: Annotated[int, Field(ge=1)] = 2
-    """Passes without a better loss on the held-out users before training stops."""
-    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the users whose lists choose the number of epochs."""
-    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Decay per step of the moving average of the weights, which is the model that is kept."""
-    num_threads: Annotated[int, Field(ge=1)] = 1
-    """CPU threads of the training; its result depends on their number, so it does not follow the machine."""
 
 
 def run(config: RankingConfig, etl: Artifact, retrieval: Artifact, seed: int, writer: ArtifactWriter) -> None:

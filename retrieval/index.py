@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import faiss
 import numpy as np
 import pyarrow.parquet as pq
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
 
 from features.artifact import Artifact, ArtifactWriter
+from features.errors import CascadeError
+from retrieval.config import IndexConfig
 
 # Q queries  D embedding  K candidates
 NO_ITEM = -1
@@ -21,29 +20,19 @@ NO_ITEM = -1
 faiss.cvar.distance_compute_blas_threshold = np.iinfo(np.int32).max
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class IndexConfig:
-    """Index over item vectors."""
-
-    exact_up_to: Annotated[int, Field(ge=0)] = 100_000
-    """Largest catalogue that is searched exactly; a larger one gets an HNSW graph."""
-    hnsw_links: Annotated[int, Field(ge=4, le=128)] = 32
-    """Links per item of the HNSW graph."""
-    hnsw_ef_construction: Annotated[int, Field(ge=8)] = 200
-    """Breadth of the search that builds the graph."""
-    hnsw_ef_search: Annotated[int, Field(ge=8)] = 256
-    """Least breadth of the search that answers; it grows with the number of candidates asked for."""
+class DivergedError(CascadeError, ValueError):
+    """Training has left the finite numbers."""
 
 
 def run(config: IndexConfig, retrieval: Artifact, seed: int, writer: ArtifactWriter) -> None:
     """Write `index.faiss` over the retrieval stage's item vectors; vector i is item_row i.
 
-    Raises: ValueError if a vector is not finite.
+    Raises: DivergedError if a vector is not finite.
     """
     vector_ID = _vectors(retrieval.file("item_vectors.parquet"))
     if not np.isfinite(vector_ID).all():
         bad = int(np.flatnonzero(~np.isfinite(vector_ID).all(1))[0])
-        raise ValueError(
+        raise DivergedError(
             f"{retrieval.file('item_vectors.parquet')}: the vector of row {bad} is not finite; the model has diverged: "
             "lower retrieval.learning-rate and train again"
         )

@@ -15,7 +15,8 @@ import torch
 from features.artifact import Artifact, ArtifactWriter
 from features.batches import FeatureTables
 from retrieval.aged_state import aged_batches
-from retrieval.index import IndexConfig, build, search
+from retrieval.config import IndexConfig
+from retrieval.index import build, search
 from retrieval.popularity import PopularityTimeline
 from retrieval.two_tower import TwoTower, item_vectors
 from retrieval.validation import UnseenIds

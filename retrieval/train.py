@@ -16,14 +16,12 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as config_dataclass
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -32,48 +30,16 @@ from features.artifact import Artifact, ArtifactWriter
 from features.batches import Batch, FeatureTables
 from features.schema import UNSEEN
 from retrieval.aged_state import aged_batches
+from retrieval.config import RetrievalConfig
 from retrieval.export import export_query_encoder
 from retrieval.losses import sampled_softmax
 from retrieval.popularity import PopularityTimeline
 from retrieval.proposals import vector_column, write_proposals
 from retrieval.scored_items import ScoredItems
-from retrieval.two_tower import TwoTower, TwoTowerConfig, item_vectors
+from retrieval.two_tower import TwoTower, item_vectors
 from retrieval.validation import UnseenIds, Validation
 
 # B examples  C scored items  I items  U users  D embedding  E = D + 1
-
-
-@config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class RetrievalConfig:
-    """Candidate model."""
-
-    two_tower: TwoTowerConfig = TwoTowerConfig()
-    """Encoder."""
-    batch_size: Annotated[int, Field(ge=2)] = 512
-    """Examples per step."""
-    num_scored_items: Annotated[int, Field(ge=2)] = 768
-    """Items scored per step, shared by its examples: their own items, the rest drawn from the catalogue."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    """Step size of AdamW."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """Decoupled weight decay."""
-    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Decay per step of the moving average of the weights, which is the model that is kept."""
-    max_epochs: Annotated[int, Field(ge=1)] = 15
-    """Most passes over the train part."""
-    patience: Annotated[int, Field(ge=1)] = 2
-    """Passes without a better validation recall before training stops."""
-    id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of user and item ids replaced by "unseen" while training, so that new ones get a useful vector."""
-    recall_at: Annotated[int, Field(ge=1)] = 100
-    """Cut-off of the validation recall that stops training."""
-    refit: bool = True
-    """Train the served model anew on train and validation together."""
-    num_proposals: Annotated[int, Field(ge=1)] = 200
-    """Candidates written for each validation interaction, from which the ranker draws its negatives."""
-    num_threads: Annotated[int, Field(ge=1)] = 1
-    """CPU threads of the training. Its result depends on their number, so it does not follow the machine; and two that
-    wait for each other are ten times slower than one where another process wants the core."""
 
 
 @dataclass

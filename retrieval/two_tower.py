@@ -7,35 +7,19 @@ Source: Covington et al., "Deep neural networks for YouTube recommendations", Re
 from __future__ import annotations
 
 import math
-from typing import Annotated
 
 import numpy as np
 import torch
 from merlin.models.torch import MLPBlock
 from merlin.schema import Schema, Tags
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
 from torch import nn
 
 from features.batches import Batch
 from features.embedding import embedding_tables
 from features.schema import select
+from retrieval.config import TwoTowerConfig
 
 # B rows  I items  D embedding  F concatenated features
-
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class TwoTowerConfig:
-    """Two-tower encoder."""
-
-    embedding_dim: Annotated[int, Field(ge=4, le=1_024)] = 64
-    """Width D of both towers and of every embedding table."""
-    hidden_units: tuple[Annotated[int, Field(gt=0)], ...] = (128,)
-    """Widths of the hidden layers of each tower."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the concatenated features dropped while training."""
-    temperature: Annotated[float, Field(gt=0)] = 0.07
-    """Initial temperature of the softmax over cosine similarities; it is learned."""
 
 
 class Tower(nn.Module):

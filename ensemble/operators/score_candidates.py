@@ -45,7 +45,8 @@ class ScoreCandidates(RequestOperator):
         row_BK = columns["candidate_row"]
         if not row_BK.shape[1]:
             return {"score": np.empty(row_BK.shape, np.float32)}
-        score_BK = self.opened_model.run(columns | self._of_the_moment(columns) | self._of_the_items(columns))
+        inputs = columns | self._of_the_moment(columns) | self._of_the_items(columns)
+        score_BK = self.opened_model.run(inputs, rows_per_user=row_BK.shape[1])
         popular_B1 = (columns["source"] >= FALLBACK)[:, None]
         score_BK = np.where(popular_B1, self.opened_items.popularity[row_BK], score_BK)
         return {"score": np.where(row_BK == NO_ITEM, -np.inf, score_BK).astype(np.float32)}

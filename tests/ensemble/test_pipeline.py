@@ -18,8 +18,8 @@ from features.etl import EtlConfig, raw_interactions
 from features.history import EventLog
 from features.schema import load_schema
 from features.workflow import load_workflow, transform
+from ranking.config import RankingConfig
 from ranking.dlrm import RETRIEVAL_SCORE, Dlrm, ranker_schema
-from ranking.train import RankingConfig
 
 NO_ITEM = -1
 NUM_CANDIDATES = 20

@@ -8,7 +8,8 @@ from merlin.models.torch.blocks.dlrm import DLRMInteraction
 from safetensors.torch import load_file, save_file
 
 from features.batches import Batch, FeatureTables
-from ranking.dlrm import RETRIEVAL_ONLY, RETRIEVAL_SCORE, Dlrm, DlrmConfig, is_per_candidate, ranker_schema
+from ranking.config import DlrmConfig
+from ranking.dlrm import RETRIEVAL_ONLY, RETRIEVAL_SCORE, Dlrm, is_per_candidate, ranker_schema
 from ranking.export import example_batch, export_ranker
 
 

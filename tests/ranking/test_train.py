@@ -15,9 +15,9 @@ from features.batches import Batches, FeatureTables
 from features.history import EventLog
 from features.split import VALID
 from features.workflow import normalized_log
-from ranking.dlrm import DlrmConfig
-from ranking.examples import NegativesConfig, write_examples
-from ranking.train import RankingConfig, run, train
+from ranking.config import DlrmConfig, NegativesConfig, RankingConfig
+from ranking.examples import write_examples
+from ranking.train import run, train
 
 CONFIG = RankingConfig(
     dlrm=DlrmConfig(embedding_dim=8, bottom_units=(16,), top_units=(32, 16)), batch_size=32, max_epochs=2

@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.artifact import Artifact, ArtifactWriter
-from retrieval.index import NO_ITEM, IndexConfig, build, load, recall_against_exact, run, search
+from retrieval.config import IndexConfig
+from retrieval.index import NO_ITEM, build, load, recall_against_exact, run, search
 
 GRAPH = IndexConfig(exact_up_to=0)
 EXACT = IndexConfig()

@@ -12,9 +12,9 @@ import torch
 
 from features.artifact import Artifact, open_artifact, writing
 from features.schema import FIRST_KNOWN, UNSEEN
-from retrieval.index import IndexConfig, build, search
-from retrieval.train import RetrievalConfig, run
-from retrieval.two_tower import TwoTowerConfig
+from retrieval.config import IndexConfig, RetrievalConfig, TwoTowerConfig
+from retrieval.index import build, search
+from retrieval.train import run
 from retrieval.validation import UnseenIds
 
 CONFIG = RetrievalConfig(

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from features.batches import FeatureTables
+from retrieval.config import TwoTowerConfig
 from retrieval.export import export_query_encoder
-from retrieval.two_tower import TwoTower, TwoTowerConfig, item_vectors
+from retrieval.two_tower import TwoTower, item_vectors
 
 
 @pytest.fixture(scope="module")
