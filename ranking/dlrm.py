@@ -22,7 +22,7 @@ from ranking.config import DlrmConfig
 RETRIEVAL_SCORE = "retrieval_score"
 INITIAL_SCALE = 0.1
 """Size of the untrained embeddings, of their usual 1."""
-RETRIEVAL_ONLY = ("user_id", "item_id", "history")
+RETRIEVAL_ONLY = ("user_id", "item_id")
 """Ids, which only reach the ranker through the retrieval score: from the short validation part it would learn by heart
 who took what in it, and rank the time after it worse than retrieval alone does."""
 
