@@ -9,9 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-LATEST = Path("runs/latest")
-"""Names the last run's folder, which is the default of the commands that read one."""
-
 _STAGES = ("etl", "retrieval", "index", "ranking", "export")
 _OVERRIDES = "--SECTION.KEY VALUE overrides any key of the configuration; `cascade keys` lists them."
 

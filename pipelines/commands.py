@@ -11,9 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from features.errors import CascadeError
-from pipelines.__main__ import LATEST
 
 ADDRESSES = "addresses.json"
+LATEST = Path("runs/latest")
+"""Names the last run's folder, which is the default of the commands that read one."""
 
 
 class CommandError(CascadeError):
