@@ -49,6 +49,7 @@ def write_examples(config: NegativesConfig, etl: Artifact, retrieval: Artifact, 
     random_EM = random.integers(0, len(item_ID), (len(user_E), config.num_random))
     negative_EM = np.concatenate([proposed_EM, random_EM], axis=1)
     is_negative_EM = ~_was_taken(events, user_E, negative_EM, moment_E, etl) & (negative_EM >= 0)
+    is_negative_EM &= _is_first_in_row(negative_EM)
     item_EK = np.concatenate([taken_E[:, None], np.maximum(negative_EM, 0)], axis=1)
     is_shown_EK = np.concatenate([np.ones((len(user_E), 1), bool), is_negative_EM], axis=1)
     score_EK = np.einsum("ed,ekd->ek", query_ED, item_ID[item_EK])
@@ -93,6 +94,15 @@ def _drawn(proposed_EP: np.ndarray, num: int, random: np.random.Generator) -> np
     num = min(num, proposed_EP.shape[1])
     column = random.random(proposed_EP.shape).argsort(1)[:, :num]
     return np.take_along_axis(proposed_EP, column, 1)
+
+
+def _is_first_in_row(item_EM: np.ndarray) -> np.ndarray:
+    """False where the item stands further to the left already."""
+    order = np.argsort(item_EM, axis=1, kind="stable")
+    ordered = np.take_along_axis(item_EM, order, 1)
+    is_first = np.empty_like(item_EM, dtype=bool)
+    np.put_along_axis(is_first, order, np.diff(ordered, axis=1, prepend=ordered[:, :1] - 1) != 0, 1)
+    return is_first
 
 
 def _was_taken(

@@ -228,9 +228,9 @@ class Recorder:
     def __init__(self, model):
         self.model, self.inputs = model, model.inputs
 
-    def run(self, columns):
+    def run(self, columns, rows_per_user):
         self.columns = {name: columns[name] for name in self.inputs}
-        return self.model.run(columns)
+        return self.model.run(columns, rows_per_user)
 
 
 def test_the_ranker_is_served_the_features_it_was_trained_on(world, pipeline):

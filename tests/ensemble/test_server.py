@@ -157,6 +157,9 @@ def test_bytes_that_are_not_utf8_are_refused(server):
 def test_a_failing_pipeline_is_an_error_of_the_server_with_the_traceback_in_its_log(server):
     status, reply = post(server, users("boom"))
     assert status == 500 and "RuntimeError: the store is on fire" in reply["error"]
+    deadline = time.monotonic() + 10  # Triton writes its log a little later than its replies
+    while "raise RuntimeError" not in server.log_path.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert "raise RuntimeError" in server.log_path.read_text()
     assert post(server, users("u"))[0] == 200
 
