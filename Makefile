@@ -132,6 +132,8 @@ bench: $(INSTALLED) ## the benchmarks, one JSON line a measurement; ONLY=etl run
 	for file in "$${files[@]}"; do .venv/bin/python "$$file" || failed+=("$$file"); done
 	((! $${#failed[@]})) || { echo "cascade: failed: $${failed[*]}" >&2; exit 1; }
 
+install: $(INSTALLED) ## the environment in .venv, with the command .venv/bin/cascade
+
 docs: $(INSTALLED) ## write again the parts of the docs that are made from the code
 	.venv/bin/python docs/generate.py
 
@@ -171,4 +173,4 @@ lint-tracked:
 	}
 
 FORCE:
-.PHONY: help demo test test-slow lint lint-tracked bench docs lock clean FORCE
+.PHONY: help install demo test test-slow lint lint-tracked bench docs lock clean FORCE

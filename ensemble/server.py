@@ -14,6 +14,7 @@ import fcntl
 import http.client
 import importlib.util
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -192,15 +193,17 @@ class TritonServer:
     def _take_lock(self) -> None:
         """Triton inherits the lock, so it is free again only when all its processes are gone."""
         lock = (self.run_folder / "lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline = time.monotonic() + self.config.stop_timeout_seconds
+        while not _locked(lock):
             lock.seek(0)
             owner = lock.read().strip()
-            lock.close()
-            raise ServerError(
-                f"{self.run_folder} is served already ({owner}); stop that server, or serve from another run folder"
-            ) from None
+            # A server that was killed leaves a Triton that takes some seconds to end.
+            if _is_owner_alive(owner) or time.monotonic() > deadline:
+                lock.close()
+                raise ServerError(
+                    f"{self.run_folder} is served already ({owner}); stop that server, or serve from another run folder"
+                )
+            time.sleep(_POLL_SECONDS)
         self._lock = lock
         self._remove_shared_memory()  # of a server that was killed together with Triton
 
@@ -384,3 +387,17 @@ def _answers_ok(host: str, port: int, path: str) -> bool:
         return False
     finally:
         connection.close()
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_owner_alive(owner: str) -> bool:
+    """Whether the process that wrote the lock runs; True if the lock does not say who it is."""
+    pid = re.search(r"started by pid (\d+)", owner)
+    return pid is None or is_running(int(pid.group(1)))

@@ -25,16 +25,24 @@ def run(options: Namespace) -> None:
     """All stages, or the one that the command names."""
     from pipelines.stages import run_stages
 
-    config = _load(options)
+    config, origin = _load(options)
     _remember(options.out)
-    run_stages(config, options.out, options.only)
+    unsaid = [f"config     {origin}"]
+
+    def say(line: str) -> None:
+        for first in (*unsaid, line):
+            print(first, flush=True)  # also where the output goes to a file or a pipe
+        unsaid.clear()
+
+    run_stages(config, options.out, options.only, say)
 
 
 def demo(options: Namespace) -> None:
     """Every stage on the made world, a few slates from Triton, and the quality table."""
+    from pipelines.config import load_config
     from pipelines.demo import run_demo
 
-    config = _load(options)
+    config = load_config(None, options.overrides)
     _remember(options.out)
     run_demo(config, options.out)
 
@@ -76,31 +84,33 @@ def serve(options: Namespace) -> None:
 
 def recommend(options: Namespace) -> None:
     """Print the slates of some users."""
-    from pipelines.slates import print_slates, titles
+    from pipelines.slates import print_json, print_slates, titles
 
-    users = options.users.split(",")
-    exclude = [item for item in options.exclude.split(",") if item]
+    users = [user.strip() for user in options.users.split(",") if user.strip()]
+    if not users:
+        raise CommandError(f"--users must name at least one user, got {options.users!r}; separate them by commas")
+    exclude = [item.strip() for item in options.exclude.split(",") if item.strip()]
     asked = {"k": options.k, "exclude": [exclude] * len(users), "timestamp": options.timestamp}
-    out = None if options.url else _run_folder(options)
+    out = None if options.url and not options.out else _run_folder(options)
+    if out and not out.is_dir():
+        raise CommandError(f"{out}: there is no such run; `cascade run --out {out}` makes one")
     if options.local:
         from ensemble.pipeline import Pipeline
         from ensemble.request import Request
 
         request = Request.of(users, **asked)
-        reply = Pipeline.load(_repository(_run_folder(options)) / "cascade" / "1").recommend(request)
+        replies = [Pipeline.load(_repository(_run_folder(options)) / "cascade" / "1").recommend(request)]
     else:
         from ensemble.client import RecommendClient
 
         with RecommendClient(options.url or _address(out, options.protocol), options.protocol) as client:
-            reply = client.recommend(users, **asked)
-    if options.json:
-        for user, items, scores, source in zip(users, reply.item_ids, reply.scores, reply.source, strict=True):
-            slate = [
-                {"item_id": item, "score": float(score)} for item, score in zip(items, scores, strict=True) if item
-            ]
-            print(json.dumps({"user_id": user, "source": source, "items": slate}))
-    else:
-        print_slates(users, reply, titles(out / "etl" / "items.parquet") if out else {})
+            replies = list(client.recommend_all(users, **asked))
+    show = print_json if options.json else print_slates
+    title_of = titles(out / "etl" / "items.parquet") if out else {}
+    begin = 0
+    for reply in replies:
+        show(users[begin : begin + len(reply)], reply, title_of)
+        begin += len(reply)
 
 
 def evaluate(options: Namespace) -> None:
@@ -131,9 +141,14 @@ def keys(options: Namespace) -> None:
 
 
 def _load(options: Namespace):
-    from pipelines.config import load_config
+    """The configuration of --config, else what the run folder was made with, else the made world; and which it is."""
+    from pipelines.config import load_config, load_saved_config
+    from pipelines.stages import CONFIG_FILE
 
-    return load_config(getattr(options, "config", None), options.overrides)
+    saved = options.out / CONFIG_FILE
+    if options.config is None and saved.is_file():
+        return load_saved_config(saved, options.overrides), f"{saved}, which this run was made with"
+    return load_config(options.config, options.overrides), str(options.config or "none given: the made world")
 
 
 def _saved(options: Namespace, out: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,13 @@ def titles(items: Path) -> dict[str, str]:
         return {}
     table = pq.read_table(items, columns=["raw_id", "title"])
     return dict(zip(table["raw_id"].to_pylist(), table["title"].to_pylist(), strict=True))
+
+
+def print_json(users: Sequence[str], reply: Reply, _: Mapping[str, str]) -> None:
+    """A JSON object a user, one a line, as the server answers: without titles."""
+    for user, items, scores, source in zip(users, reply.item_ids, reply.scores, reply.source, strict=True):
+        slate = [{"item_id": item, "score": float(score)} for item, score in zip(items, scores, strict=True) if item]
+        print(json.dumps({"user_id": user, "source": source, "items": slate}, ensure_ascii=False))
 
 
 def print_slates(users: Sequence[str], reply: Reply, title_of: Mapping[str, str]) -> None:

@@ -105,9 +105,9 @@ def test_mistakes_in_the_configuration_end_with_1_and_one_line_each(tmp_path):
         (["evaluate"], "no run is known here"),
         (["serve", "--out", "none"], "`cascade run --out none` writes it"),
         (["evaluate", "--out", "none"], "`cascade run --out none` writes it"),
-        (["recommend", "--users", "a", "--local", "--out", "none"], "run `export` first"),
+        (["recommend", "--users", "a", "--local", "--out", "none"], "`cascade run --out none` makes one"),
         (["recommend", "--users", "a", "--url", "127.0.0.1:9"], "start the server with `cascade serve`"),
-        (["recommend", "--users", "", "--url", "127.0.0.1:9"], "user_id row 0 must be an id"),
+        (["recommend", "--users", "", "--url", "127.0.0.1:9"], "--users must name at least one user"),
         (["recommend", "--users", "a", "--k", "0", "--url", "127.0.0.1:9"], "k row 0 must be 1..1000, got 0"),
         (["ranking", "--out", "none"], "run `etl` first"),
         (["run", "--config", "none.toml", "--out", "x"], "cascade init --out none.toml"),
@@ -145,3 +145,18 @@ def test_a_reader_that_hangs_up_is_no_error(tmp_path):
 def test_the_parser_takes_options_in_full_only():
     options, rest = command_line().parse_known_args(["run", "--out", "x", "--conf", "y"])
     assert options.config is None and rest == ["--conf", "y"]
+
+
+def test_without_config_a_run_folder_keeps_the_configuration_it_was_made_with(tmp_path, monkeypatch):
+    from argparse import Namespace
+
+    from pipelines import commands, stages
+    from pipelines.config import load_config, save_config
+
+    monkeypatch.chdir(tmp_path)
+    made_with = load_config(None, ["--seed", "7", "--retrieval.max-epochs", "2"])
+    save_config(made_with, Path("mine") / stages.CONFIG_FILE)
+    ran = []
+    monkeypatch.setattr(stages, "run_stages", lambda config, *_: ran.append(config))
+    commands.run(Namespace(config=None, out=Path("mine"), only=None, overrides=["--etl.serve-state", "latest"]))
+    assert (ran[0].seed, ran[0].retrieval.max_epochs, ran[0].etl.serve_state) == (7, 2, "latest")
