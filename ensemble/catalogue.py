@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.list_column import matrix_of
+
 # B users  K candidates  I items
 NO_ITEM = -1
 _STATE = ("raw_id", "num_recent_events", "num_events")
@@ -73,7 +75,4 @@ def load_item_vectors(path: Path) -> np.ndarray:
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
-    column = column.combine_chunks()
-    if pa.types.is_fixed_size_list(column.type):
-        return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
-    return column.to_numpy(zero_copy_only=False)
+    return matrix_of(column) if pa.types.is_fixed_size_list(column.type) else column.to_numpy()

@@ -22,6 +22,7 @@ from merlin.io import Dataset  # noqa: E402
 from merlin.schema import Schema, Tags  # noqa: E402
 
 from features.artifact import Artifact  # noqa: E402
+from features.list_column import matrix_of  # noqa: E402
 from features.schema import load_schema, select  # noqa: E402
 
 Batch = dict[str, torch.Tensor]
@@ -62,7 +63,7 @@ class Batches:
     ) -> None:
         table = pa.concat_tables([pq.read_table(path) for path in examples])
         self._looked_up = {
-            name: torch.from_numpy(_matrix(table[name]))
+            name: torch.from_numpy(matrix_of(table[name]))
             for name in table.column_names
             if pa.types.is_fixed_size_list(table.schema.field(name).type)
         }
@@ -104,15 +105,8 @@ class Batches:
 def _tensors(table: pa.Table, schema: Schema) -> Batch:
     return {
         column.name: torch.from_numpy(
-            _matrix(table[column.name]) if column.is_list else table[column.name].to_numpy().copy()
+            matrix_of(table[column.name]) if column.is_list else table[column.name].to_numpy().copy()
         )
         for column in schema
         if column.name in table.column_names
     }
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """A fixed-size list column as [rows, length]."""
-    length = column.type.list_size
-    chunks = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, length) for chunk in column.chunks]
-    return np.concatenate(chunks) if chunks else np.empty((0, length), np.int64)

@@ -23,7 +23,7 @@ class CommandError(CascadeError):
 
 def run(options: Namespace) -> None:
     """All stages, or the one that the command names."""
-    from pipelines.stages import run_stages
+    from pipelines.stages import print_now, run_stages
 
     config, origin = _load(options)
     _remember(options.out)
@@ -31,7 +31,7 @@ def run(options: Namespace) -> None:
 
     def say(line: str) -> None:
         for first in (*unsaid, line):
-            print(first, flush=True)  # also where the output goes to a file or a pipe
+            print_now(first)
         unsaid.clear()
 
     run_stages(config, options.out, options.only, say)

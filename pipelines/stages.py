@@ -88,12 +88,12 @@ STAGES = (
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
-def _print_now(line: str) -> None:
+def print_now(line: str) -> None:
     print(line, flush=True)  # also where the output goes to a file or a pipe
 
 
 def run_stages(
-    config: CascadeConfig, out: Path, only: str | None = None, say: Callable[[str], None] = _print_now
+    config: CascadeConfig, out: Path, only: str | None = None, say: Callable[[str], None] = print_now
 ) -> dict[str, Artifact]:
     """Run all stages, or one, into `<out>/<stage>`.
 

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from features.artifact import Artifact
 from features.etl import EtlConfig, raw_interactions
 from features.history import EventLog
+from features.list_column import list_column, matrix_of
 from features.split import VALID
 from ranking.config import NegativesConfig
 from ranking.dlrm import RETRIEVAL_SCORE, is_per_candidate
@@ -38,8 +39,8 @@ def write_examples(config: NegativesConfig, etl: Artifact, retrieval: Artifact, 
     user_E, taken_E = (valid[name].to_numpy() for name in ("user_row", "item_row"))
     proposals = pq.read_table(retrieval.file("proposals.parquet"))
     moment_E = proposals["moment"].to_numpy()
-    query_ED, proposed_EP = _matrix(proposals["query_vector"]), _matrix(proposals["item_row"])
-    item_ID = _matrix(pq.read_table(retrieval.file("proposing_vectors.parquet"))["vector"])
+    query_ED, proposed_EP = matrix_of(proposals["query_vector"]), matrix_of(proposals["item_row"])
+    item_ID = matrix_of(pq.read_table(retrieval.file("proposing_vectors.parquet"))["vector"])
     # An item that was not proposed never reaches the ranker. Learned from, it would teach that a low score is good.
     is_proposed_E = (proposed_EP == taken_E[:, None]).any(1)
     user_E, taken_E, moment_E = user_E[is_proposed_E], taken_E[is_proposed_E], moment_E[is_proposed_E]
@@ -55,8 +56,8 @@ def write_examples(config: NegativesConfig, etl: Artifact, retrieval: Artifact, 
     score_EK = np.einsum("ed,ekd->ek", query_ED, item_ID[item_EK])
 
     table = _features(etl, events, user_E, item_EK, moment_E)
-    table = table.append_column("is_shown", _lists(is_shown_EK.astype(np.float32)))
-    table = table.append_column(RETRIEVAL_SCORE, _lists(score_EK.astype(np.float32)))
+    table = table.append_column("is_shown", list_column(is_shown_EK.astype(np.float32)))
+    table = table.append_column(RETRIEVAL_SCORE, list_column(score_EK.astype(np.float32)))
     table = table.append_column("weight", pa.array(_equal_users(user_E)))
     pq.write_table(table, path)
     return table
@@ -77,10 +78,10 @@ def _features(
     of_pair = raw_interactions(
         log, np.repeat(user_E, width), item_EK.ravel(), np.repeat(moment_E, width), replace(config, history_length=1)
     )
-    columns["item_row"] = _lists(item_EK)
+    columns["item_row"] = list_column(item_EK)
     for name, scale in json.loads(etl.file("online.json").read_text()).items():
         if is_per_candidate(name):
-            columns[name] = _lists(normalized_log(of_pair[name].to_numpy(), *scale).reshape(num, width))
+            columns[name] = list_column(normalized_log(of_pair[name].to_numpy(), *scale).reshape(num, width))
     return pa.table(columns)
 
 
@@ -122,12 +123,3 @@ def _was_taken(
     key, moment = key[is_last], moment[is_last]
     at_EM = np.clip(np.searchsorted(key, asked_EM), 0, len(key) - 1)
     return (key[at_EM] == asked_EM) & (moment[at_EM] >= moment_E[:, None])
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    column = column.combine_chunks()
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
-
-
-def _lists(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).reshape(-1)), matrix.shape[1])

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from features.artifact import Artifact, ArtifactWriter
 from features.errors import CascadeError
+from features.list_column import matrix_of
 from retrieval.config import IndexConfig
 
 # Q queries  D embedding  K candidates
@@ -29,7 +30,7 @@ def run(config: IndexConfig, retrieval: Artifact, seed: int, writer: ArtifactWri
 
     Raises: DivergedError if a vector is not finite.
     """
-    vector_ID = _vectors(retrieval.file("item_vectors.parquet"))
+    vector_ID = matrix_of(pq.read_table(retrieval.file("item_vectors.parquet"), columns=["vector"])["vector"])
     if not np.isfinite(vector_ID).all():
         bad = int(np.flatnonzero(~np.isfinite(vector_ID).all(1))[0])
         raise DivergedError(
@@ -98,8 +99,3 @@ def recall_against_exact(index: faiss.Index, vector_ID: np.ndarray, seed: int, n
     found, _ = search(index, query_QD, k)
     true, _ = search(exact, query_QD, k)
     return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, true, strict=True)]))
-
-
-def _vectors(path: Path) -> np.ndarray:
-    column = pq.read_table(path, columns=["vector"])["vector"].combine_chunks()
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)

@@ -14,6 +14,7 @@ import torch
 
 from features.artifact import Artifact, ArtifactWriter
 from features.batches import FeatureTables
+from features.list_column import list_column
 from retrieval.aged_state import aged_batches
 from retrieval.config import IndexConfig
 from retrieval.index import build, search
@@ -46,15 +47,10 @@ def write_proposals(
     proposals = pa.table(
         {
             "moment": np.concatenate(moments),
-            "query_vector": vector_column(np.concatenate(queries)),
-            "item_row": vector_column(np.concatenate(rows)),
+            "query_vector": list_column(np.concatenate(queries)),
+            "item_row": list_column(np.concatenate(rows)),
         }
     )
     pq.write_table(proposals, writer.path / "proposals.parquet")
-    pq.write_table(pa.table({"vector": vector_column(item_IE)}), writer.path / "proposing_vectors.parquet")
+    pq.write_table(pa.table({"vector": list_column(item_IE)}), writer.path / "proposing_vectors.parquet")
     writer.rows |= {"proposals.parquet": len(proposals), "proposing_vectors.parquet": len(item_IE)}
-
-
-def vector_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    """A matrix as one list column, a row a list."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).reshape(-1)), matrix.shape[1])

@@ -28,13 +28,14 @@ from tqdm import tqdm
 
 from features.artifact import Artifact, ArtifactWriter
 from features.batches import Batch, FeatureTables
+from features.list_column import list_column
 from features.schema import UNSEEN
 from retrieval.aged_state import aged_batches
 from retrieval.config import RetrievalConfig
 from retrieval.export import export_query_encoder
 from retrieval.losses import sampled_softmax
 from retrieval.popularity import PopularityTimeline
-from retrieval.proposals import vector_column, write_proposals
+from retrieval.proposals import write_proposals
 from retrieval.scored_items import ScoredItems
 from retrieval.two_tower import TwoTower, item_vectors
 from retrieval.validation import UnseenIds, Validation
@@ -179,5 +180,5 @@ def _without_clock(curve: LearningCurve) -> list[dict[str, float]]:
 
 def _write_vectors(writer: ArtifactWriter, name: str, ids_from: Path, vectors: np.ndarray) -> None:
     raw_id = pq.read_table(ids_from, columns=["raw_id"])["raw_id"]
-    pq.write_table(pa.table({"raw_id": raw_id, "vector": vector_column(vectors)}), writer.path / name)
+    pq.write_table(pa.table({"raw_id": raw_id, "vector": list_column(vectors)}), writer.path / name)
     writer.rows[name] = len(vectors)
