@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 import ensemble.triton_model
 from ensemble.triton_config import MODEL_NAME, triton_config
 from features.artifact import Artifact, ArtifactWriter, file_sha256
+from features.store.config import OnlineStoreConfig
 
 _CLOCKED = ("ensemble.pkl", "metadata.json", "store/*")
 """Files whose bytes carry clocks: the pickles' and Feast's."""
@@ -35,6 +36,8 @@ class ExportConfig:
     """Model processes, each with a whole pipeline in memory."""
     max_queue_delay_microseconds: Annotated[int, Field(ge=0)] = 0
     """How long in microseconds a lone request waits for others to join it."""
+    online_store: OnlineStoreConfig = Field(default_factory=OnlineStoreConfig)
+    """Where the users' features stand while serving."""
 
 
 def run(
@@ -50,7 +53,7 @@ def run(
     folder.mkdir(parents=True)
     with TemporaryDirectory(prefix="cascade-store-") as temporary:
         store = Path(temporary) / "store"
-        num_users = write_online_store(store, etl)
+        num_users = write_online_store(store, etl, config.online_store)
         files = GraphFiles(
             store=store,
             schema=etl.file("schema.json"),

@@ -5,24 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import dask
+import numpy as np
+from merlin.dag import postorder_iter_nodes
+from merlin.schema import ColumnSchema, Schema
+from merlin.systems.dag import Ensemble
 
-dask.config.set({"dataframe.query-planning": False})  # Merlin 23.8 needs the legacy dataframe
-
-import numpy as np  # noqa: E402
-from merlin.dag import postorder_iter_nodes  # noqa: E402
-from merlin.schema import ColumnSchema, Schema  # noqa: E402
-from merlin.systems.dag import Ensemble  # noqa: E402
-
-from ensemble.operators.drop_excluded import DropExcluded  # noqa: E402
-from ensemble.operators.drop_seen import DropSeen  # noqa: E402
-from ensemble.operators.encode_query import EncodeQuery  # noqa: E402
-from ensemble.operators.fetch_user_features import FetchUserFeatures  # noqa: E402
-from ensemble.operators.fill_candidates import FillCandidates  # noqa: E402
-from ensemble.operators.operator import RequestOperator  # noqa: E402
-from ensemble.operators.order_slate import OrderSlate  # noqa: E402
-from ensemble.operators.retrieve_candidates import RetrieveCandidates  # noqa: E402
-from ensemble.operators.score_candidates import ScoreCandidates  # noqa: E402
+from ensemble.operators.drop_excluded import DropExcluded
+from ensemble.operators.drop_seen import DropSeen
+from ensemble.operators.encode_query import EncodeQuery
+from ensemble.operators.fetch_user_features import FetchUserFeatures
+from ensemble.operators.fill_candidates import FillCandidates
+from ensemble.operators.operator import RequestOperator
+from ensemble.operators.order_slate import OrderSlate
+from ensemble.operators.retrieve_candidates import RetrieveCandidates
+from ensemble.operators.score_candidates import ScoreCandidates
 
 REQUEST_SCHEMA = Schema(
     [

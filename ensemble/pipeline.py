@@ -6,19 +6,15 @@ import json
 from pathlib import Path
 
 import cloudpickle
-import dask
+import numpy as np
+from merlin.dag.runtime import Runtime
+from merlin.systems.dag import Ensemble
+from merlin.table import TensorTable
 
-dask.config.set({"dataframe.query-planning": False})  # Merlin 23.8 needs the legacy dataframe
-
-import numpy as np  # noqa: E402
-from merlin.dag.runtime import Runtime  # noqa: E402
-from merlin.systems.dag import Ensemble  # noqa: E402
-from merlin.table import TensorTable  # noqa: E402
-
-from ensemble.chain_executor import ChainExecutor  # noqa: E402
-from ensemble.graph import operators_of  # noqa: E402
-from ensemble.request import FEATURE_TIME, Reply, Request  # noqa: E402
-from features.artifact import ArtifactError, file_sha256  # noqa: E402
+from ensemble.chain_executor import ChainExecutor
+from ensemble.graph import operators_of
+from ensemble.request import FEATURE_TIME, Reply, Request
+from features.artifact import ArtifactError, file_sha256
 
 HASHES, ENSEMBLE = "sha256.json", "ensemble.pkl"
 

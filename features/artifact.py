@@ -19,7 +19,17 @@ from features.errors import CascadeError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-_VERSIONED_PACKAGES = ("cascade", "nvtabular", "merlin-models", "torch", "faiss-cpu", "onnxruntime", "numpy", "pyarrow")
+_VERSIONED_PACKAGES = (
+    "cascade",
+    "nvtabular",
+    "merlin-models",
+    "torch",
+    "faiss-cpu",
+    "onnxruntime",
+    "numpy",
+    "pyarrow",
+    "polars",
+)
 
 
 class ArtifactError(CascadeError, ValueError):
@@ -54,6 +64,16 @@ class Artifact:
         if name not in self.manifest["parts"]:
             raise ArtifactError(f"{self.path}: the {self.stage} artifact has no part {name!r}; rerun the stage")
         return self.path / name
+
+    def files(self, prefix: str) -> list[Path]:
+        """Paths of the parts whose names begin so, in order.
+
+        Raises: ArtifactError if there is none.
+        """
+        names = sorted(name for name in self.manifest["parts"] if name.startswith(prefix))
+        if not names:
+            raise ArtifactError(f"{self.path}: the {self.stage} artifact has no parts {prefix}*; rerun the stage")
+        return [self.path / name for name in names]
 
 
 def open_artifact(path: Path, stage: str, *, inputs: Sequence[Artifact] = ()) -> Artifact:

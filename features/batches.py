@@ -9,21 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import dask
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from merlin.dataloader.torch import Loader
+from merlin.io import Dataset
+from merlin.schema import Schema, Tags
 
-dask.config.set({"dataframe.query-planning": False})  # Merlin 23.8 needs the legacy dataframe
-
-import numpy as np  # noqa: E402
-import pyarrow as pa  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
-import torch  # noqa: E402
-from merlin.dataloader.torch import Loader  # noqa: E402
-from merlin.io import Dataset  # noqa: E402
-from merlin.schema import Schema, Tags  # noqa: E402
-
-from features.artifact import Artifact  # noqa: E402
-from features.list_column import matrix_of  # noqa: E402
-from features.schema import load_schema, select  # noqa: E402
+from features.artifact import Artifact
+from features.as_of import LAST, USER_NUMBERS
+from features.list_column import matrix_of
+from features.schema import load_schema, select
 
 Batch = dict[str, torch.Tensor]
 
@@ -33,15 +30,15 @@ class FeatureTables:
 
     def __init__(self, etl: Artifact) -> None:
         self.schema: Schema = load_schema(etl.file("schema.json"))
-        self.users = _tensors(pq.read_table(etl.file("users.parquet")), select(self.schema, Tags.USER))
-        self.items = _tensors(pq.read_table(etl.file("items.parquet")), select(self.schema, Tags.ITEM))
+        self.users = tensors(pq.read_table(etl.file("users.parquet")), select(self.schema, Tags.USER))
+        self.items = tensors(pq.read_table(etl.file("items.parquet")), select(self.schema, Tags.ITEM))
 
     def user_features(self, user_row: torch.Tensor) -> Batch:
         """Attributes of users (no state: history and activity belong to a moment)."""
         return {
             name: self.users[name][user_row]
             for name in self.users
-            if name.startswith("user_") and name != "user_num_events"
+            if name.startswith("user_") and name not in USER_NUMBERS and not name.startswith(LAST)
         }
 
     def item_features(self, item_row: torch.Tensor) -> Batch:
@@ -102,7 +99,8 @@ class Batches:
         return batch
 
 
-def _tensors(table: pa.Table, schema: Schema) -> Batch:
+def tensors(table: pa.Table, schema: Schema) -> Batch:
+    """The columns of a table that the schema has."""
     return {
         column.name: torch.from_numpy(
             matrix_of(table[column.name]) if column.is_list else table[column.name].to_numpy().copy()

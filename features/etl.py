@@ -1,52 +1,42 @@
-"""Stage `etl`: raw logs -> tables, features as of each interaction, and the state that serving starts from.
+"""Stage `etl` for interactions: raw logs -> tables, features as of each interaction, the state serving starts from.
 
 Parts: `users.parquet` and `items.parquet` (row u is user_row u, row i is item_row i; encoded features, and the state as
-of `as_of`), `events.parquet` (interactions in time order), `examples/{train,valid,test}.parquet` (one row an
-interaction, features as of its timestamp), `workflows/`, `schema.json`, `online.json`, `quarantine.parquet`.
+of `as_of`), `events.parquet` (interactions in time order), `examples/{train,valid,test}/` (one row an interaction,
+features as of its timestamp), `workflows/`, `schema.json`, `online.json`, `vocabulary.json`, `raw/` (the tables as they
+were read, for an append), `quarantine.parquet`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as config_dataclass
+from pydantic import TypeAdapter
 
-from features.artifact import ArtifactWriter
-from features.history import NO_ITEM, EventLog
-from features.logs import FeatureColumns, LogError, Logs
-from features.split import TEST, TRAIN, VALID, SplitConfig, TimeSplit, time_split
+from features import vocabulary
+from features import workflow as wf
+from features.artifact import Artifact, ArtifactWriter
+from features.as_of import HISTORY, LAST, USER_NUMBERS, AsOf, Interactions, raw_interactions
+from features.cluster import IN_PROCESS, Cluster
+from features.config import EtlConfig
+from features.entities import Entity, appended_values, check_names
+from features.executor import write_parts
+from features.history import EventLog, coded
+from features.logs import FeatureColumns, InteractionColumns, Logs
+from features.partitions import ROWS_PER_PART, TableParts
+from features.schema import save_schema
+from features.split import TEST, TRAIN, VALID, TimeSplit, time_split
 
 PART_NAMES = {TRAIN: "train", VALID: "valid", TEST: "test"}
-
-
-@config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class EtlConfig:
-    """Features from logs."""
-
-    split: SplitConfig = SplitConfig()
-    """Time split."""
-    history_length: Annotated[int, Field(ge=1, le=1_000)] = 50
-    """Interactions kept in a user's history feature, the newest first."""
-    popularity_window_days: Annotated[float, Field(gt=0, le=36_500)] = 28.0
-    """Window in days of an item's recent popularity."""
-    list_max_length: Annotated[int, Field(ge=1, le=100)] = 8
-    """Elements kept of each list feature of users and items."""
-    drop_seen: bool = True
-    """Never recommend what the user already interacted with. Right for films; wrong where people buy again."""
-    serve_state: Literal["before_test", "latest"] = "before_test"
-    """The moment up to which serving knows the users: the start of the test period (so that `evaluate` is honest),
-    or the end of the log (to go live)."""
 
 
 @dataclass(frozen=True)
@@ -57,57 +47,79 @@ class Events:
     item_row: np.ndarray
     timestamp: np.ndarray
     part: np.ndarray
+    """TRAIN, VALID or TEST; in time order, so that each is one run."""
+    price: np.ndarray | None
+    categories: dict[str, pa.DictionaryArray]
+
+    def log(self) -> EventLog:
+        return EventLog(self.user_row, self.item_row, self.timestamp, self.price, self.categories)
+
+    def table(self) -> pa.Table:
+        rows = {name: getattr(self, name).astype(np.int64) for name in ("user_row", "item_row")}
+        columns = rows | {"timestamp": self.timestamp}
+        columns |= {"split": self.part} | ({} if self.price is None else {"price": self.price})
+        return pa.table(columns | self.categories)
 
 
-def run(config: EtlConfig, logs: Logs, writer: ArtifactWriter) -> None:
+def run(
+    config: EtlConfig,
+    logs: Logs,
+    writer: ArtifactWriter,
+    cluster: Cluster | None = None,
+    before: Artifact | None = None,
+    number: int = 1,
+) -> None:
     """Write the etl artifact.
 
+    Args:
+        cluster: where the features are computed; threads of this process if None.
+        before: the artifact of the logs' first part: what has an id there keeps it.
+        number: of logs, the first one and each append.
     Raises: SplitError if the log cannot be split by time; LogError if a feature's name is one of the stage's own.
     """
-    _check_names("user", logs.user_features)
-    _check_names("item", logs.item_features)
-    users = logs.users.sort_by("user_id")
-    items = logs.items.sort_by("item_id")
+    cluster = cluster or IN_PROCESS
+    as_of = _as_of(config, logs.interaction_columns)
+    check_names("user", logs.user_features, as_of)
+    check_names("item", logs.item_features, as_of)
+    users, items = logs.users, logs.items
     split = time_split(logs.interactions["timestamp"].to_numpy(), config.split)
-    events = _events(logs.interactions, users["user_id"], items["item_id"], split)
-    log = EventLog(events.user_row, events.item_row, events.timestamp)
-    as_of = split.test_from if config.serve_state == "before_test" else int(events.timestamp[-1]) + 1
-
-    from features import workflow as wf  # Merlin takes seconds to import
-
+    events = _events(logs, split)
+    moment = split.test_from if config.serve_state == "before_test" else int(events.timestamp[-1]) + 1
+    known = vocabulary.of_artifact(before)
     entities = {
-        "users": _Entity.of("user", users, logs.user_features, events.user_row, events.part),
-        "items": _Entity.of("item", items, logs.item_features, events.item_row, events.part),
+        "users": Entity.of("user", users, logs.user_features, events.user_row, events.part, known.rows("user_id")),
+        "items": Entity.of("item", items, logs.item_features, events.item_row, events.part, known.rows("item_id")),
     }
-    with TemporaryDirectory(prefix="cascade-vocabularies-") as storage:
+    with TemporaryDirectory(prefix="cascade-etl-") as scratch:
+        folder = Path(scratch)
+        values = {name: entity.vocabulary(known.columns) for name, entity in entities.items()}
+        values["interactions"] = {HISTORY: values["items"]["item_id"]} | _last_values(events, as_of, known)
         workflows = {
             name: wf.entity_workflow(
-                entity.name, entity.columns, entity.vocabulary(), config.list_max_length, Path(storage) / name
+                entity.name, entity.columns, values[name], config.list_max_length, config.text_dim, folder / name
             )
             for name, entity in entities.items()
         }
         encoded = {}
         for name, entity in entities.items():
-            with wf.as_dataset([entity.raw.take(entity.train_rows)]) as train:
-                wf.fit(workflows[name], train)
+            wf.fit(workflows[name], TableParts(entity.raw.take(entity.train_rows)), IN_PROCESS)
             encoded[name] = wf.transform(workflows[name], entity.raw)
-        workflows["interactions"] = wf.interaction_workflow(
-            entities["items"].known_rows, config.history_length, Path(storage) / "interactions"
-        )
-        _write_examples(writer, workflows["interactions"], log, events, config)
-        user_state, item_state = _states(workflows["interactions"], log, len(users), len(items), as_of, config)
+        workflows["interactions"] = wf.interaction_workflow(as_of, values["interactions"], folder / "interactions")
+        log = _saved_log(events, folder)
+        _write_examples(writer, workflows["interactions"], events, as_of, folder, cluster)
+        states = _States(workflows["interactions"], log, as_of, moment)
         for name, workflow in workflows.items():
             workflow.save(str(writer.path / "workflows" / name))
+        _write(writer, "users.parquet", states.users(users["user_id"], encoded["users"]))
+        _write(writer, "items.parquet", states.items(items["item_id"], items["title"], encoded["items"]))
     writer.volatile += ["workflows/*/workflow.pkl", "workflows/*/metadata.json"]
-
-    _write(writer, "users.parquet", [_joined(users["user_id"], None, encoded["users"], user_state)])
-    _write(writer, "items.parquet", [_joined(items["item_id"], items["title"], encoded["items"], item_state)])
-    _write(writer, "events.parquet", [_events_table(events)])
+    _write(writer, "events.parquet", [events.table()])
     _write(writer, "quarantine.parquet", [logs.quarantine])
+    _write(writer, "raw/users.parquet", [users])
+    _write(writer, "raw/items.parquet", [items])
     _write_json(writer.path / "online.json", wf.normalization(workflows["interactions"]))
-    from features.schema import save_schema
-
     save_schema(wf.feature_schema(list(workflows.values())), writer.path / "schema.json")
+    version = vocabulary.write(writer, {**values["users"], **values["items"], **values["interactions"]}, number)
     num_parts = np.bincount(events.part, minlength=3)
     writer.metrics |= {
         "rows_read": logs.rows_read,
@@ -120,153 +132,171 @@ def run(config: EtlConfig, logs: Logs, writer: ArtifactWriter) -> None:
         "num_train_items": len(entities["items"].train_rows),
         "valid_from": split.valid_from,
         "test_from": split.test_from,
-        "as_of": as_of,
+        "as_of": moment,
+        "vocabulary": version,
+        "feature_columns": {"user": asdict(logs.user_features), "item": asdict(logs.item_features)},
+        "interaction_columns": {"price": as_of.has_prices, "categorical": list(as_of.categories)},
     }
 
 
-def raw_interactions(
-    log: EventLog, user_row: np.ndarray, item_row: np.ndarray, timestamp: np.ndarray, config: EtlConfig
-) -> pa.Table:
-    """What the interaction workflow reads, for any user, item and moment: each feature strictly before the moment.
-
-    Args:
-        user_row, item_row: [Q] rows of the tables.
-        timestamp: [Q] Unix seconds.
-    """
-    user = log.user_state(user_row, timestamp, config.history_length)
-    item = log.item_state(item_row, timestamp, config.popularity_window_days)
-    return pa.table(
-        {
-            "user_row": user_row.astype(np.int64),
-            "item_row": item_row.astype(np.int64),
-            "timestamp": timestamp.astype(np.int64),
-            "history": _ragged(user.history_QN),
-            "user_num_events": user.num_events,
-            "user_recency_days": user.recency_days,
-            "item_num_events": item.num_events,
-            "item_num_recent_events": item.num_recent_events,
-            "item_age_days": item.age_days,
-        }
+def logs_of(etl: Artifact) -> Logs:
+    """The logs that an etl artifact was made from, in time order: what an append adds to."""
+    users, items, events = (pq.read_table(etl.file(f"{name}.parquet")) for name in ("raw/users", "raw/items", "events"))
+    interactions = {
+        name: pa.DictionaryArray.from_arrays(
+            events[f"{name[:4]}_row"].combine_chunks().cast(pa.int32()), table[name].combine_chunks()
+        )
+        for name, table in (("user_id", users), ("item_id", items))
+    }
+    others = ("timestamp", *_interaction_columns(etl).names)
+    columns = {name: events[name].cast(pa.float64()) if name == "price" else events[name] for name in others}
+    features = {
+        f"{name}_features": FeatureColumns(**{kind: tuple(names) for kind, names in kinds.items()})
+        for name, kinds in etl.metrics["feature_columns"].items()
+    }
+    return Logs(
+        interactions=pa.table(interactions | columns),
+        users=users,
+        items=items,
+        quarantine=pq.read_table(etl.file("quarantine.parquet")),
+        rows_read=dict(etl.metrics["rows_read"]),
+        rows_dropped=dict(etl.metrics["rows_dropped"]),
+        interaction_columns=_interaction_columns(etl),
+        **features,
     )
 
 
-def _events(interactions: pa.Table, user_ids: pa.ChunkedArray, item_ids: pa.ChunkedArray, split: TimeSplit) -> Events:
-    user_row = pc.index_in(interactions["user_id"], value_set=user_ids.combine_chunks()).to_numpy().astype(np.int64)
-    item_row = pc.index_in(interactions["item_id"], value_set=item_ids.combine_chunks()).to_numpy().astype(np.int64)
+def as_of_features(etl: Artifact) -> AsOf:
+    """Which interaction features an etl artifact has."""
+    config = TypeAdapter(EtlConfig).validate_python(etl.manifest["config"])
+    return _as_of(config, _interaction_columns(etl))
+
+
+def _interaction_columns(etl: Artifact) -> InteractionColumns:
+    columns = etl.metrics["interaction_columns"]
+    return InteractionColumns(columns["price"], tuple(columns["categorical"]))
+
+
+def _as_of(config: EtlConfig, columns: InteractionColumns) -> AsOf:
+    return AsOf(config.history_length, config.popularity_window_days, columns.price, tuple(columns.categorical))
+
+
+def _events(logs: Logs, split: TimeSplit) -> Events:
+    interactions = logs.interactions
+    user_row = _rows_of(interactions["user_id"], logs.users["user_id"])
+    item_row = _rows_of(interactions["item_id"], logs.items["item_id"])
     timestamp = interactions["timestamp"].to_numpy()
-    order = np.lexsort((item_row, user_row, timestamp))
-    return Events(user_row[order], item_row[order], timestamp[order], split.part_of(timestamp[order]))
+    order = _time_order(timestamp, user_row, item_row)
+    columns = logs.interaction_columns
+    categories = {name: coded(interactions[name]).take(pa.array(order)) for name in columns.categorical}
+    price = interactions["price"].to_numpy()[order] if columns.price else None
+    timestamp = timestamp[order]
+    return Events(user_row[order], item_row[order], timestamp, split.part_of(timestamp), price, categories)
 
 
-def _by_first_appearance(row: np.ndarray) -> np.ndarray:
-    """Distinct rows in the order in which they first occur: later logs only ever append."""
-    distinct, first = np.unique(row, return_index=True)
-    return distinct[np.argsort(first)]
+def _rows_of(ids: pa.ChunkedArray, table_ids: pa.ChunkedArray) -> np.ndarray:
+    """[E] int32 rows of the table."""
+    ids = ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
+    value_set = table_ids.combine_chunks()
+    rows = [
+        pc.index_in(chunk.dictionary, value_set=value_set).take(chunk.indices).to_numpy(zero_copy_only=False)
+        for chunk in ids.chunks
+    ]
+    return np.concatenate(rows).astype(np.int32)
+
+
+def _time_order(timestamp: np.ndarray, user_row: np.ndarray, item_row: np.ndarray) -> np.ndarray:
+    """Order by time, user, item; by one number where the three fit into it, which is several times faster."""
+    since = timestamp - timestamp.min()
+    since //= math.gcd(*(int(np.gcd.reduce(since)), 0)) or 1
+    num_users, num_items = int(user_row.max()) + 1, int(item_row.max()) + 1
+    if (int(since.max()) + 1) * num_users * num_items < 2**63:
+        return np.argsort((since * num_users + user_row) * num_items + item_row, kind="stable")
+    return np.lexsort((item_row, user_row, timestamp))
+
+
+def _last_values(events: Events, as_of: AsOf, known) -> dict[str, pa.Array]:
+    """Values that a user's last category may take: those of before, then new ones of the train part in text order."""
+    train = pa.array(np.flatnonzero(events.part == TRAIN))
+    values = {}
+    for name in as_of.categories:
+        codes = pc.unique(events.categories[name].indices.take(train)).drop_null()
+        found = events.categories[name].dictionary.take(codes.take(pc.sort_indices(codes)))
+        values[f"{LAST}{name}"] = appended_values(known.columns.get(f"{LAST}{name}"), found)
+    return values
+
+
+def _saved_log(events: Events, folder: Path) -> EventLog:
+    """The index and the events as files, which every process of a cluster maps into memory."""
+    log = events.log()
+    log.save(folder / "log")
+    (folder / "events").mkdir()
+    for name in ("user_row", "item_row", "timestamp"):
+        np.save(folder / "events" / f"{name}.npy", getattr(events, name))
+    return EventLog.open(folder / "log")
+
+
+def _write_examples(
+    writer: ArtifactWriter, workflow, events: Events, as_of: AsOf, folder: Path, cluster: Cluster
+) -> None:
+    """Fit the interaction workflow on the train part and encode all three."""
+    for part, name in PART_NAMES.items():
+        begin, end = (int(place) for place in np.searchsorted(events.part, [part, part + 1]))
+        source = Interactions(folder / "log", folder / "events", begin, end, as_of)
+        if part == TRAIN:
+            wf.fit(workflow, source, cluster)
+        written = write_parts(workflow, source, writer.path / "examples" / name, cluster)
+        writer.rows |= {f"examples/{name}/{file}": rows for file, rows in written.items()}
 
 
 @dataclass(frozen=True)
-class _Entity:
-    """The users, or the items."""
+class _States:
+    """What was known of all users and items at the moment at which serving starts."""
 
-    name: str
-    columns: FeatureColumns
-    raw: pa.Table
-    """What the workflow reads: `{name}_id` (the row number) and the features."""
-    known_rows: np.ndarray
-    """Rows with events in the train or valid part, by first appearance; they get an id of their own."""
-    train_rows: np.ndarray
-    """Rows with events in the train part, by first appearance: the first of known_rows."""
+    workflow: object
+    log: EventLog
+    as_of: AsOf
+    moment: int
 
-    @classmethod
-    def of(cls, name: str, table: pa.Table, columns: FeatureColumns, row: np.ndarray, part: np.ndarray) -> _Entity:
-        raw = {f"{name}_id": pa.array(np.arange(len(table)))}
-        raw |= {f"{name}_{feature}": table[feature] for feature in columns.names}
-        known_rows, train_rows = _by_first_appearance(row[part != TEST]), _by_first_appearance(row[part == TRAIN])
-        return cls(name, columns, pa.table(raw), known_rows, train_rows)
+    def users(self, raw_id: pa.ChunkedArray, encoded: pa.Table) -> Iterator[pa.Table]:
+        for rows, at, table in self._parts(raw_id, encoded):
+            features = self._features(rows, np.zeros_like(rows), at)
+            user = self.log.user_state(rows, at, 0)
+            owner, seen_row = self.log.items_before(rows, at)
+            offsets = np.searchsorted(owner, np.arange(len(rows) + 1))
+            names = (HISTORY, *USER_NUMBERS, *self.as_of.user_categories)
+            state = {name: features[name] for name in names}
+            state |= {"num_events": user.num_events, "last_timestamp": user.last_timestamp}
+            state["seen"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(seen_row))
+            yield _joined(table, state)
 
-    def vocabulary(self) -> dict[str, np.ndarray]:
-        """Column -> values in id order. Ids of attributes, too, are numbered by first appearance in the train part."""
-        values: dict[str, np.ndarray] = {f"{self.name}_id": self.known_rows}
-        train = self.raw.take(self.train_rows)
-        for feature in (*self.columns.categorical, *self.columns.lists):
-            column = train[f"{self.name}_{feature}"]
-            flat = pc.list_flatten(column) if feature in self.columns.lists else column
-            values[f"{self.name}_{feature}"] = pc.unique(flat.drop_null()).to_numpy(zero_copy_only=False)
-        return values
+    def items(self, raw_id: pa.ChunkedArray, title: pa.ChunkedArray, encoded: pa.Table) -> Iterator[pa.Table]:
+        encoded = encoded.add_column(0, "title", title)
+        for rows, at, table in self._parts(raw_id, encoded):
+            features = self._features(np.zeros_like(rows), rows, at)
+            item = self.log.item_state(rows, at, self.as_of.window_days)
+            state = {name: features[name] for name in self.as_of.item_numbers}
+            state |= {"num_recent_events": item.num_recent_events, "num_events": item.num_events}
+            yield _joined(table, state)
 
+    def _parts(self, raw_id: pa.ChunkedArray, encoded: pa.Table) -> Iterator[tuple[np.ndarray, np.ndarray, pa.Table]]:
+        table = encoded.add_column(0, "raw_id", raw_id)
+        for begin in range(0, len(table), ROWS_PER_PART):
+            part = table.slice(begin, ROWS_PER_PART)
+            yield np.arange(begin, begin + len(part)), np.full(len(part), self.moment), part
 
-def _check_names(entity: str, columns: FeatureColumns) -> None:
-    from features.workflow import CONTEXT_COUNTS, KEYS, USER_COUNTS
-
-    taken = {f"{entity}_id", *KEYS, *USER_COUNTS, *CONTEXT_COUNTS}
-    for name in columns.names:
-        if f"{entity}_{name}" in taken:
-            raise LogError(
-                f"the {entity} feature {name!r} would become the column {entity}_{name}, which the etl stage makes "
-                f"itself; give it another name in data.tables.{entity}s"
-            )
+    def _features(self, user_row: np.ndarray, item_row: np.ndarray, at: np.ndarray) -> pa.Table:
+        return wf.transform(self.workflow, raw_interactions(self.log, user_row, item_row, at, self.as_of))
 
 
-def _write_examples(writer: ArtifactWriter, workflow, log: EventLog, events: Events, config: EtlConfig) -> None:
-    """Fit the interaction workflow on the train part and encode all three."""
-    from features.workflow import as_dataset, fit, transformed_parts
-
-    (writer.path / "examples").mkdir()
-    for part, name in PART_NAMES.items():
-        with as_dataset(_raw_of_part(log, events, part, config)) as raw:
-            if part == TRAIN:
-                fit(workflow, raw)
-            _write(writer, f"examples/{name}.parquet", transformed_parts(workflow, raw))
-
-
-def _raw_of_part(log: EventLog, events: Events, part: int, config: EtlConfig) -> Iterator[pa.Table]:
-    """Raw interaction features of a part, so many rows at a time that memory stays bounded."""
-    from features.workflow import ROWS_PER_PART
-
-    event = np.flatnonzero(events.part == part)
-    for begin in range(0, len(event), ROWS_PER_PART):
-        rows = event[begin : begin + ROWS_PER_PART]
-        yield raw_interactions(log, events.user_row[rows], events.item_row[rows], events.timestamp[rows], config)
-
-
-def _states(workflow, log, num_users, num_items, as_of, config) -> tuple[dict, dict]:
-    """Columns of the users and items tables that hold what was known at `as_of`."""
-    from features.workflow import CONTEXT_COUNTS, HISTORY, USER_COUNTS, transform
-
-    every_user, every_item = np.arange(num_users), np.arange(num_items)
-    at_user, at_item = np.full(num_users, as_of), np.full(num_items, as_of)
-    user = log.user_state(every_user, at_user, 1)
-    of_user = transform(workflow, raw_interactions(log, every_user, np.zeros_like(every_user), at_user, config))
-    of_item = transform(workflow, raw_interactions(log, np.zeros_like(every_item), every_item, at_item, config))
-    owner, seen_row = log.items_before(every_user, at_user)
-    seen = pa.LargeListArray.from_arrays(pa.array(np.searchsorted(owner, np.arange(num_users + 1))), pa.array(seen_row))
-    user_state = {name: of_user[name] for name in (HISTORY, *USER_COUNTS)}
-    user_state |= {"num_events": user.num_events, "last_timestamp": user.last_timestamp, "seen": seen}
-    item_state = {name: of_item[name] for name in CONTEXT_COUNTS if name.startswith("item_")}
-    recent = log.item_state(every_item, at_item, config.popularity_window_days)
-    item_state |= {"num_recent_events": recent.num_recent_events, "num_events": recent.num_events}
-    return user_state, item_state
-
-
-def _joined(raw_id, title, encoded: pa.Table, state: dict) -> pa.Table:
-    named = {"raw_id": raw_id} | ({"title": title} if title is not None else {})
-    return pa.table(named | {name: encoded[name] for name in encoded.column_names} | state)
-
-
-def _events_table(events: Events) -> pa.Table:
-    return pa.table(
-        {"user_row": events.user_row, "item_row": events.item_row, "timestamp": events.timestamp, "split": events.part}
-    )
-
-
-def _ragged(history_QN: np.ndarray) -> pa.Array:
-    known = history_QN != NO_ITEM
-    offsets = np.concatenate([[0], np.cumsum(known.sum(1))])
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(history_QN[known].astype(np.int64)))
+def _joined(table: pa.Table, state: dict) -> pa.Table:
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    return pa.table(columns | state)
 
 
 def _write(writer: ArtifactWriter, name: str, tables: Iterable[pa.Table]) -> None:
     writer.rows[name] = 0
+    (writer.path / name).parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         file = None
         for table in tables:

@@ -68,10 +68,18 @@ def command_line() -> argparse.ArgumentParser:
     added.add_argument("--out", type=Path, default=Path("cascade.toml"), help="file to write (default: cascade.toml)")
     added = command("run", "all stages: logs to a model repository for Triton", overrides=True)
     _config_and_out(added)
+    _cluster(added)
     for stage in _STAGES:
         added = command(stage, f"the stage {stage} alone, from the artifacts of the stages before it", overrides=True)
         added.set_defaults(action="run", only=stage)
         _config_and_out(added)
+        if stage == "etl":
+            _cluster(added)
+            added.add_argument(
+                "--append",
+                metavar="LOGS",
+                help="later logs behind those of the run: a file of interactions, or a folder; what has an id keeps it",
+            )
     run_folder(command("serve", "serve a run with Triton until interrupted", overrides=True))
 
     added = command("recommend", "ask for slates: a server, or with --local the same graph in process")
@@ -91,8 +99,28 @@ def command_line() -> argparse.ArgumentParser:
         "evaluate", "measure the served pipeline beside tuned baselines, on the test period", overrides=True
     )
     run_folder(added)
+    added = command("profile", "what the logs hold: nulls, ranges, duplicates, what was set aside")
+    run_folder(added)
+    added.add_argument("--html", type=Path, help="write a page with plots here (default: profile.html of the run)")
+    added = command("synth", "write made logs of the H&M or Criteo shape, of any size")
+    added.add_argument("shape", choices=("hm", "criteo"))
+    added.add_argument("--out", type=Path, required=True, help="folder to write; must be empty or not there")
+    added.add_argument("--rows", type=int, help="transactions or impressions")
+    added.add_argument("--users", type=int, help="customers (hm)")
+    added.add_argument("--items", type=int, help="articles (hm)")
+    added.add_argument("--format", help="csv, csv.gz or parquet (hm); tsv, tsv.gz or parquet (criteo)")
+    added.add_argument("--seed", type=int, default=1, help="the same seed, the same bytes (default: 1)")
     command("keys", "list every key of the configuration with its default")
     return parser
+
+
+def _cluster(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "--cluster",
+        default="threads",
+        help="where features are computed: threads (default), local:N worker processes, cuda, or tcp://HOST:PORT of a "
+        "Dask scheduler; the result is the same",
+    )
 
 
 def _host_and_port(text: str) -> str:

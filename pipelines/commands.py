@@ -26,6 +26,8 @@ def run(options: Namespace) -> None:
     from pipelines.stages import print_now, run_stages
 
     config, origin = _load(options)
+    if getattr(options, "append", None):
+        config = _with_append(config, options)
     _remember(options.out)
     unsaid = [f"config     {origin}"]
 
@@ -34,7 +36,7 @@ def run(options: Namespace) -> None:
             print_now(first)
         unsaid.clear()
 
-    run_stages(config, options.out, options.only, say)
+    run_stages(config, options.out, options.only, say, getattr(options, "cluster", "threads"))
 
 
 def demo(options: Namespace) -> None:
@@ -121,6 +123,11 @@ def evaluate(options: Namespace) -> None:
 
     out = _run_folder(options)
     config = _saved(options, out)
+    if config.data.adapter == "criteo":
+        from pipelines.evaluate_clicks import evaluate_clicks
+
+        evaluate_clicks(out / "etl", out / "ranking", config.evaluation, config.ranking, out=out, seed=config.seed)
+        return
     serve_state = open_artifact(out / "etl", "etl").manifest["config"]["serve_state"]
     if serve_state != "before_test":
         raise CommandError(
@@ -129,6 +136,30 @@ def evaluate(options: Namespace) -> None:
         )
     with _served(out, config) as url, RecommendClient(url, timeout_seconds=60) as client:
         measure(client, config, out)
+
+
+def profile(options: Namespace) -> None:
+    """Print what the logs of a run hold, and write the page with plots."""
+    from features.artifact import open_artifact
+    from pipelines.etl_stage import PROFILE
+    from pipelines.profile_page import print_profile, write_profile_page
+
+    out = _run_folder(options)
+    document = json.loads(open_artifact(out / "etl", "etl").file(PROFILE).read_text())
+    print_profile(document)
+    page = options.html or out / "profile.html"
+    write_profile_page(document, page)
+    print(f"page with plots: {page}")
+
+
+def synth(options: Namespace) -> None:
+    """Write made logs."""
+    from pipelines.stages import print_now
+    from pipelines.synth import synth as write
+
+    write(
+        options.shape, options.out, options.rows, options.users, options.items, options.format, options.seed, print_now
+    )
 
 
 def keys(options: Namespace) -> None:
@@ -149,6 +180,21 @@ def _load(options: Namespace):
     if options.config is None and saved.is_file():
         return load_saved_config(saved, options.overrides), f"{saved}, which this run was made with"
     return load_config(options.config, options.overrides), str(options.config or "none given: the made world")
+
+
+def _with_append(config, options: Namespace):
+    """The configuration with later logs behind those of the run."""
+    from dataclasses import replace
+
+    from features.artifact import MANIFEST
+
+    if not (options.out / "etl" / MANIFEST).is_file():
+        raise CommandError(f"{options.out}: has no features to append to; run `cascade etl --out {options.out}` first")
+    if options.append in config.data.append:
+        raise CommandError(
+            f"--append {options.append}: is part of this run already (data.append); give the logs that came after it"
+        )
+    return replace(config, data=replace(config.data, append=(*config.data.append, options.append)))
 
 
 def _saved(options: Namespace, out: Path):
@@ -182,7 +228,11 @@ def _run_folder(options: Namespace) -> Path:
 
 def _repository(out: Path) -> Path:
     from features.artifact import open_artifact
+    from pipelines.config import load_saved_config
+    from pipelines.stages import CONFIG_FILE, NO_USERS
 
+    if (out / CONFIG_FILE).is_file() and load_saved_config(out / CONFIG_FILE).data.adapter == "criteo":
+        raise CommandError(f"{out}: serving {NO_USERS}")
     return open_artifact(out / "export", "export").path / "repository"
 
 

@@ -20,8 +20,8 @@ from pydantic.dataclasses import dataclass
 
 from ensemble.export import ExportConfig
 from ensemble.server import ServingConfig
+from features.config import EtlConfig
 from features.errors import CascadeError
-from features.etl import EtlConfig
 from features.logs import DataConfig
 from pipelines.evaluate import EvaluationConfig
 from ranking.config import RankingConfig

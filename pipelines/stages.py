@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,16 +13,15 @@ from features.artifact import (
     Artifact,
     ArtifactError,
     ArtifactWriter,
-    file_sha256,
     is_current,
     open_artifact,
     writing,
 )
+from features.errors import CascadeError
+from pipelines import etl_stage
 from pipelines.config import CascadeConfig, as_document, save_config
 
 CONFIG_FILE = "config.json"
-QUARANTINE_FILE = "quarantine.parquet"
-"""Stands in the run folder only while the etl stage refuses the logs for it; else the etl artifact holds it."""
 Inputs = dict[str, Artifact]
 
 
@@ -35,44 +32,42 @@ class Stage:
     name: str
     inputs: tuple[str, ...]
     """Stages whose artifacts it reads."""
-    run: Callable[[CascadeConfig, Inputs, ArtifactWriter], None]
+    run: Callable[[CascadeConfig, Inputs, ArtifactWriter, Run], None]
 
 
-def _etl(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter) -> None:
-    import pyarrow.parquet as pq
+@dataclass(frozen=True)
+class Run:
+    """One call of `run_stages`."""
 
-    from features import etl
-    from features.logs import LogError, QuarantineError, read_logs
-
-    refused = writer.path.parent / QUARANTINE_FILE
-    refused.unlink(missing_ok=True)
-    try:
-        logs = read_logs(config.data)
-    except QuarantineError as error:
-        pq.write_table(error.quarantine, refused)
-        raise LogError(f"{error}. Every such row stands in {refused}, with its file, line and reason") from error
-    etl.run(config.etl, logs, writer)
+    out: Path
+    cluster: str
+    """Where the etl stage's tasks run, as `open_cluster` takes it."""
+    say: Callable[[str], None]
 
 
-def _retrieval(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter) -> None:
+def _etl(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:
+    etl_stage.run(config, writer, run.out / "etl", run.cluster, run.say)
+
+
+def _retrieval(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:
     from retrieval import train
 
     train.run(config.retrieval, inputs["etl"], config.seed, writer)
 
 
-def _index(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter) -> None:
+def _index(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:
     from retrieval import index
 
     index.run(config.index, inputs["retrieval"], config.seed, writer)
 
 
-def _ranking(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter) -> None:
+def _ranking(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:
     from ranking import train
 
     train.run(config.ranking, inputs["etl"], inputs["retrieval"], config.seed, writer)
 
 
-def _export(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter) -> None:
+def _export(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:
     from ensemble import export
 
     export.run(config.export, inputs["etl"], inputs["retrieval"], inputs["index"], inputs["ranking"], writer)
@@ -88,12 +83,35 @@ STAGES = (
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
+def _click_ranking(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:
+    from ranking import click_train
+
+    click_train.run(config.ranking, inputs["etl"], config.seed, writer)
+
+
+IMPRESSION_STAGES = (Stage("etl", (), _etl), Stage("ranking", ("etl",), _click_ranking))
+NO_USERS = "does not apply: impressions have no users and items to propose, only clicks to foretell"
+
+
+class StageError(CascadeError):
+    """The stage does not exist for these logs."""
+
+
+def stages_of(config: CascadeConfig) -> tuple[Stage, ...]:
+    """The stages that the logs call for."""
+    return IMPRESSION_STAGES if config.data.adapter == "criteo" else STAGES
+
+
 def print_now(line: str) -> None:
     print(line, flush=True)  # also where the output goes to a file or a pipe
 
 
 def run_stages(
-    config: CascadeConfig, out: Path, only: str | None = None, say: Callable[[str], None] = print_now
+    config: CascadeConfig,
+    out: Path,
+    only: str | None = None,
+    say: Callable[[str], None] = print_now,
+    cluster: str = "threads",
 ) -> dict[str, Artifact]:
     """Run all stages, or one, into `<out>/<stage>`.
 
@@ -103,23 +121,31 @@ def run_stages(
     Args:
         only: the one stage to run, from the artifacts of the stages before it.
         say: gets a line when a stage begins, ends or is skipped.
+        cluster: where the etl stage's tasks run, as `features.cluster.open_cluster` takes it; the result is the same.
     Returns: the artifacts by stage, also those that were only read.
     Raises: ArtifactError if an artifact that a stage needs is missing, damaged, foreign or made with another
-        configuration; LogError, SplitError.
+        configuration; LogError, SplitError; StageError if the one stage does not apply to the logs.
     """
+    stages = {stage.name: stage for stage in stages_of(config)}
+    if only is not None and only not in stages:
+        raise StageError(f"the stage {only} {NO_USERS}")
     opened: dict[str, Artifact] = {}
-    for stage in STAGES:
-        if only is None or stage.name == only:
-            inputs = {name: _opened(name, config, out, opened) for name in stage.inputs}
-            save_config(config, out / CONFIG_FILE)
-            opened[stage.name] = _run(stage, config, inputs, out / stage.name, say)
+    for name in STAGE_NAMES:
+        if only is not None and name != only:
+            continue
+        if name not in stages:
+            say(f"{name:<10} {NO_USERS}")
+            continue
+        inputs = {one: _opened(one, config, out, opened) for one in stages[name].inputs}
+        save_config(config, out / CONFIG_FILE)
+        opened[name] = _run(stages[name], config, inputs, Run(out, cluster, say))
     return opened
 
 
 def _opened(name: str, config: CascadeConfig, out: Path, opened: dict[str, Artifact]) -> Artifact:
     """The finished artifact of a stage, read once; `opened` grows by it and by those it was made from."""
     if name not in opened:
-        stage = STAGES[STAGE_NAMES.index(name)]
+        stage = next(stage for stage in stages_of(config) if stage.name == name)
         before = [_opened(one, config, out, opened) for one in stage.inputs]
         artifact = open_artifact(out / name, name, inputs=before)
         given = as_document(getattr(config, name)), config.seed
@@ -132,11 +158,12 @@ def _opened(name: str, config: CascadeConfig, out: Path, opened: dict[str, Artif
     return opened[name]
 
 
-def _run(stage: Stage, config: CascadeConfig, inputs: Inputs, path: Path, say: Callable[[str], None]) -> Artifact:
+def _run(stage: Stage, config: CascadeConfig, inputs: Inputs, run: Run) -> Artifact:
+    path, say = run.out / stage.name, run.say
     own = as_document(getattr(config, stage.name))
     hashes = {name: artifact.content_hash for name, artifact in inputs.items()}
     if stage.name == "etl":
-        hashes = _data_hashes(config)
+        hashes = etl_stage.data_hashes(config)
     if is_current(path, stage.name, own, config.seed, hashes):
         try:
             artifact = open_artifact(path, stage.name)
@@ -148,22 +175,10 @@ def _run(stage: Stage, config: CascadeConfig, inputs: Inputs, path: Path, say: C
     say(f"{stage.name:<10} running")
     begun = time.monotonic()
     with writing(path, stage.name, own, config.seed, hashes) as writer:
-        stage.run(config, inputs, writer)
+        stage.run(config, inputs, writer, run)
     artifact = open_artifact(path, stage.name)
     say(f"{stage.name:<10} done in {time.monotonic() - begun:.1f} s   {_summary(artifact.metrics)}")
     return artifact
-
-
-def _data_hashes(config: CascadeConfig) -> dict[str, str]:
-    """What the etl stage reads: how the data is described, and every byte of every file."""
-    described = json.dumps(as_document(config.data), sort_keys=True)
-    hashes = {"data": hashlib.sha256(described.encode()).hexdigest()}
-    if config.data.adapter == "tables" and config.data.tables is not None:
-        from features.logs.tables import raw_files
-
-        files = enumerate(raw_files(config.data.tables))  # numbered: two tables' files may have the same name
-        hashes |= {f"{number} {file.path.name}": file_sha256(file.path) for number, file in files}
-    return hashes
 
 
 def _summary(metrics: Any) -> str:

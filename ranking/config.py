@@ -37,6 +37,34 @@ class NegativesConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class ClickConfig:
+    """Click model of impression logs."""
+
+    embedding_dim: Annotated[int, Field(ge=2, le=1_024)] = 16
+    """Width D of the embedding tables and of the bottom MLP's output."""
+    bottom_units: tuple[Annotated[int, Field(gt=0)], ...] = (64,)
+    """Widths of the bottom MLP's hidden layers; its output has embedding_dim."""
+    top_units: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (128, 64)
+    """Widths of the top MLP's hidden layers; its output is one logit."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the interactions dropped while training."""
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    """Impressions per step; with hundreds of thousands of rows, 1024 is faster."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Step size of AdamW, which trains the MLPs."""
+    table_learning_rate: Annotated[float, Field(gt=0)] = 2e-2
+    """Step size of row-wise Adagrad, which trains the embedding tables."""
+    l2: Annotated[float, Field(ge=0)] = 10.0
+    """Weight of half the tables' summed squares beside the sum of the log losses; it holds back rare ids."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    """Decoupled weight decay of the MLPs."""
+    max_epochs: Annotated[int, Field(ge=1)] = 10
+    """Most passes over the train part."""
+    patience: Annotated[int, Field(ge=1)] = 2
+    """Passes without a better log loss on the valid part before training stops."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class RankingConfig:
     """Ranking model."""
 
@@ -44,6 +72,8 @@ class RankingConfig:
     """Model."""
     negatives: NegativesConfig = NegativesConfig()
     """Negatives."""
+    clicks: ClickConfig = ClickConfig()
+    """Impression logs, which have no lists: of the keys beside it, only num_threads applies to them."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Lists per step."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3

@@ -15,7 +15,7 @@ from torch import nn
 
 from features.batches import Batch
 from features.embedding import embedding_tables
-from features.schema import select
+from features.schema import list_length, select
 from ranking.config import DlrmConfig
 
 # B users  K candidates  N rows  C categorical features  F continuous features  D embedding
@@ -39,8 +39,10 @@ class Dlrm(nn.Module):
         self.categorical = [column.name for column in select(schema, Tags.CATEGORICAL)]
         self.continuous = [column.name for column in select(schema, Tags.CONTINUOUS)]
         self.tables = embedding_tables(schema, config.embedding_dim)
+        ready = {column.name: nn.Linear(list_length(column) or 1, config.embedding_dim) for column in _vectors(schema)}
+        self.projections = nn.ModuleDict(ready)
         with torch.no_grad():  # what is seldom seen, such as an hour of the day, starts out with next to no say
-            for weight in self.tables.parameters():
+            for weight in [*self.tables.parameters(), *self.projections.parameters()]:
                 weight *= INITIAL_SCALE
         self.register_buffer("score_mean", torch.tensor(0.0))
         self.register_buffer("score_deviation", torch.tensor(1.0))
@@ -55,12 +57,11 @@ class Dlrm(nn.Module):
     @property
     def inputs(self) -> list[str]:
         """Names of the features it reads."""
-        return [*self.categorical, *self.continuous]
+        return [*self.categorical, *self.continuous, *self.projections]
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """[N] scores, a row of the batch is one pair; lists are [N, length]."""
-        vectors = self.tables({name: batch[name] for name in self.categorical})
-        return self._score(vectors, {name: batch[name] for name in self.continuous})
+        return self._score(self._embedded(batch), {name: batch[name] for name in self.continuous})
 
     def score_candidates(self, batch: Batch) -> torch.Tensor:
         """[B, K] scores: per-user features are [B] or [B, length], per-candidate ones [B, K] or [B, K, length].
@@ -70,9 +71,9 @@ class Dlrm(nn.Module):
         num_users, num_candidates = batch[RETRIEVAL_SCORE].shape
         per_user = {name for name in self.inputs if not is_per_candidate(name)}
         flat = {name: batch[name] if name in per_user else batch[name].flatten(0, 1) for name in self.inputs}
-        embedded = self.tables({name: flat[name] for name in self.categorical})
+        embedded = self._embedded(flat)
         user = torch.arange(num_users).repeat_interleave(num_candidates)
-        vectors = {name: embedded[name][user] if name in per_user else embedded[name] for name in self.categorical}
+        vectors = {name: vector[user] if name in per_user else vector for name, vector in embedded.items()}
         numbers = {name: flat[name][user] if name in per_user else flat[name] for name in self.continuous}
         return self._score(vectors, numbers).reshape(num_users, num_candidates)
 
@@ -80,14 +81,24 @@ class Dlrm(nn.Module):
         """Take mean and deviation of the retrieval score from training pairs."""
         self.score_mean, self.score_deviation = score.mean(), score.std().clamp(min=1e-6)
 
+    def _embedded(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """[N, D] of each category and each ready-made vector, in the order of `inputs`."""
+        vectors = self.tables({name: batch[name] for name in self.categorical})
+        vectors = {name: vectors[name] for name in self.categorical}
+        return vectors | {name: project(batch[name]) for name, project in self.projections.items()}
+
     def _score(self, vectors: dict[str, torch.Tensor], numbers: dict[str, torch.Tensor]) -> torch.Tensor:
         score_N = numbers[RETRIEVAL_SCORE]
         numbers = numbers | {RETRIEVAL_SCORE: (score_N - self.score_mean) / self.score_deviation}
         numbers_NF = torch.stack([numbers[name] for name in self.continuous], dim=1)
         bottom_ND = self.bottom(numbers_NF)
-        stacked_NCD = torch.stack([bottom_ND, *(vectors[name] for name in self.categorical)], dim=1)
+        stacked_NCD = torch.stack([bottom_ND, *vectors.values()], dim=1)
         crossed = torch.cat([bottom_ND, self.interaction(stacked_NCD)], dim=1)
         return score_N + self.output(self.top(self.dropout(crossed))).squeeze(-1)
+
+
+def _vectors(schema: Schema) -> Schema:
+    return select(schema, Tags.EMBEDDING)
 
 
 def ranker_schema(etl_schema: Schema) -> Schema:

@@ -8,20 +8,20 @@ was taken; features are as of that moment.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
 
 from features.artifact import Artifact
-from features.etl import EtlConfig, raw_interactions
+from features.as_of import raw_interactions
+from features.etl import as_of_features
 from features.history import EventLog
 from features.list_column import list_column, matrix_of
 from features.split import VALID
+from features.workflow import load_workflow, normalized_log, transform
 from ranking.config import NegativesConfig
 from ranking.dlrm import RETRIEVAL_SCORE, is_per_candidate
 
@@ -67,21 +67,19 @@ def _features(
     etl: Artifact, events: pa.Table, user_E: np.ndarray, item_EK: np.ndarray, moment_E: np.ndarray
 ) -> pa.Table:
     """Encoded features as of the moments: those of a candidate as lists [K], the others once."""
-    from features.workflow import load_workflow, normalized_log, transform
-
     num, width = item_EK.shape
     log = EventLog.from_events(events, before=etl.metrics["test_from"])
-    config = TypeAdapter(EtlConfig).validate_python(etl.manifest["config"])
-    raw = raw_interactions(log, user_E, item_EK[:, 0], moment_E, config)
+    as_of = as_of_features(etl)
+    raw = raw_interactions(log, user_E, item_EK[:, 0], moment_E, as_of)
     once = transform(load_workflow(etl, "interactions"), raw)
     columns = {name: once[name] for name in once.column_names if not is_per_candidate(name)}
     of_pair = raw_interactions(
-        log, np.repeat(user_E, width), item_EK.ravel(), np.repeat(moment_E, width), replace(config, history_length=1)
+        log, np.repeat(user_E, width), item_EK.ravel(), np.repeat(moment_E, width), as_of, as_of.item_numbers
     )
     columns["item_row"] = list_column(item_EK)
-    for name, scale in json.loads(etl.file("online.json").read_text()).items():
-        if is_per_candidate(name):
-            columns[name] = list_column(normalized_log(of_pair[name].to_numpy(), *scale).reshape(num, width))
+    scales = json.loads(etl.file("online.json").read_text())
+    for name in as_of.item_numbers:
+        columns[name] = list_column(normalized_log(of_pair[name].to_numpy(), *scales[name]).reshape(num, width))
     return pa.table(columns)
 
 

@@ -7,7 +7,6 @@ the running visit, and fails when the visit itself has to be foretold, most of a
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,11 @@ import pyarrow.parquet as pq
 import torch
 
 from features.artifact import Artifact
-from features.batches import Batch, Batches, FeatureTables
+from features.as_of import HISTORY, USER_NUMBERS, raw_interactions
+from features.batches import Batch, Batches, FeatureTables, tensors
+from features.etl import as_of_features
 from features.history import EventLog
-from features.schema import PADDING
-from features.workflow import normalized_log
+from features.workflow import load_workflow, transform
 
 
 def aged_moments(etl: Artifact, timestamp: np.ndarray, seed: int) -> np.ndarray:
@@ -46,10 +46,7 @@ def user_states(etl: Artifact, tables: FeatureTables, user_row: np.ndarray, mome
         user_row, moment: [Q] rows of the users table and Unix seconds.
     """
     log = EventLog.from_events(pq.read_table(etl.file("events.parquet")))
-    state = log.user_state(user_row, moment, tables.users["history"].shape[1])
-    item_id = np.append(tables.items["item_id"].numpy(), PADDING)  # NO_ITEM is -1: the last
-    normalization = json.loads(etl.file("online.json").read_text())
-    return {
-        "history": torch.from_numpy(item_id[state.history_QN]),
-        "user_num_events": torch.from_numpy(normalized_log(state.num_events, *normalization["user_num_events"])),
-    }
+    as_of = as_of_features(etl)
+    raw = raw_interactions(log, user_row, np.zeros_like(user_row), moment, as_of)
+    encoded = transform(load_workflow(etl, "interactions"), raw)
+    return tensors(encoded.select([HISTORY, *USER_NUMBERS, *as_of.user_categories]), tables.schema)

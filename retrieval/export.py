@@ -13,7 +13,8 @@ from retrieval.two_tower import TwoTower
 
 def export_query_encoder(model: TwoTower, tables: FeatureTables, path: Path) -> None:
     """Inputs: the USER features by name, [B] or [B, length]. Output: `query_vector` [B, D + 1]."""
-    names = [*model.query_tower.categorical, *model.query_tower.continuous]
+    tower = model.query_tower
+    names = [*tower.categorical, *tower.continuous, *tower.vectors]
     rows = torch.arange(min(64, len(tables.users["user_id"])))
     example = {name: tables.users[name][rows] for name in names}
     axes = {name: {0: "users"} for name in [*names, "query_vector"]}

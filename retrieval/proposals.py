@@ -1,6 +1,6 @@
 """What the retrieval model proposes for interactions it has not seen: the ranker's training ground.
 
-`proposals.parquet` has a row for each row of `examples/valid.parquet`: the moment from which the interaction is to be
+`proposals.parquet` has a row for each row of `examples/valid/`: the moment from which the interaction is to be
 foretold, the query's vector at that moment and the item rows proposed, best first. `proposing_vectors.parquet` holds
 the item vectors behind them, as of the start of the validation part.
 """
@@ -37,7 +37,7 @@ def write_proposals(
     """Write both parts; `model` must not have been trained on the validation part."""
     item_IE = item_vectors(model, hidden(tables.items), popularity.at(etl.metrics["valid_from"]))
     index = build(item_IE, IndexConfig())
-    batches = aged_batches(etl, tables, [etl.file("examples/valid.parquet")], 1_024, seed)
+    batches = aged_batches(etl, tables, etl.files("examples/valid/"), 1_024, seed)
     moments, queries, rows = [], [], []
     for batch in batches.in_order():
         query_BE = model.query_vectors(hidden(batch)).numpy()

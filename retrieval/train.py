@@ -59,14 +59,16 @@ def run(config: RetrievalConfig, etl: Artifact, seed: int, writer: ArtifactWrite
     """Write the retrieval artifact."""
     torch.set_num_threads(config.num_threads)
     tables, popularity = FeatureTables(etl), PopularityTimeline(etl)
-    parts = {name: etl.file(f"examples/{name}.parquet") for name in ("train", "valid")}
+    parts = {name: etl.files(f"examples/{name}/") for name in ("train", "valid")}
     hidden = UnseenIds(etl)
     validation = Validation(etl, tables, popularity, hidden, config.recall_at)
-    early, curve = train(config, etl, tables, popularity, [parts["train"]], seed, hidden=hidden, validation=validation)
+    early, curve = train(config, etl, tables, popularity, parts["train"], seed, hidden=hidden, validation=validation)
     write_proposals(early, tables, popularity, etl, hidden, config.num_proposals, seed, writer)
     model = early
     if config.refit:
-        model, _ = train(config, etl, tables, popularity, list(parts.values()), seed, num_epochs=curve.best_epoch)
+        model, _ = train(
+            config, etl, tables, popularity, [*parts["train"], *parts["valid"]], seed, num_epochs=curve.best_epoch
+        )
 
     save_file(model.state_dict(), str(writer.path / "model.safetensors"))
     export_query_encoder(model, tables, writer.path / "query_encoder.onnx")

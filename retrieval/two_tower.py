@@ -25,13 +25,14 @@ from retrieval.config import TwoTowerConfig
 class Tower(nn.Module):
     """Features -> unit vector, and numbers beside it.
 
-    Embeddings and numbers go through an MLP; a linear short cut leads from the embeddings to the vector.
+    Embeddings, numbers and ready-made vectors go through an MLP; a linear short cut leads from the embeddings past it.
     """
 
     def __init__(self, schema: Schema, config: TwoTowerConfig, num_beside: int = 0) -> None:
         super().__init__()
         self.categorical = [column.name for column in select(schema, Tags.CATEGORICAL)]
         self.continuous = [column.name for column in select(schema, Tags.CONTINUOUS)]
+        self.vectors = [column.name for column in select(schema, Tags.EMBEDDING)]
         self.dropout = nn.Dropout(config.dropout)
         self.mlp = MLPBlock([*config.hidden_units], activation=nn.ReLU)
         self.project = nn.Linear(config.hidden_units[-1], config.embedding_dim + num_beside)
@@ -41,6 +42,7 @@ class Tower(nn.Module):
         """[B, D] unit vectors and [B, num_beside] numbers."""
         parts = [embedded[name] for name in self.categorical]
         parts += [batch[name].unsqueeze(-1) for name in self.continuous]
+        parts += [batch[name] for name in self.vectors]
         projected = self.project(self.mlp(self.dropout(torch.cat(parts, dim=-1))))
         vector_BD = projected[:, : projected.shape[1] - self.num_beside]
         for name in self.categorical:

@@ -10,7 +10,7 @@ from features.artifact import Artifact
 from features.batches import Batch, FeatureTables
 from features.history import EventLog
 from features.schema import FIRST_KNOWN, UNSEEN
-from features.split import VALID
+from features.split import TRAIN, VALID
 from retrieval.aged_state import user_states
 from retrieval.metrics import RelevantItems, recall_at_k
 from retrieval.popularity import PopularityTimeline
@@ -22,21 +22,31 @@ _CHUNK = 1_024
 
 
 class UnseenIds:
-    """Replaces ids that first appear after the train part by "unseen", as a model of that day would have them.
-
-    Ids are numbered by first appearance, so one bound a table tells.
-    """
+    """Replaces ids that are not in the train part by "unseen", as a model of that day would have them."""
 
     def __init__(self, etl: Artifact) -> None:
-        self._bound = {entity: FIRST_KNOWN + etl.metrics[f"num_train_{entity}s"] for entity in ("user", "item")}
+        events = pq.read_table(etl.file("events.parquet"), columns=["user_row", "item_row", "split"])
+        in_train = events["split"].to_numpy() == TRAIN
+        self._as_seen = {
+            entity: _as_seen(etl, entity, events[f"{entity}_row"].to_numpy()[in_train]) for entity in ("user", "item")
+        }
 
     def __call__(self, batch: Batch) -> Batch:
-        replaced = {
-            name: torch.where(batch[name] >= self._bound[entity], UNSEEN, batch[name])
-            for name, entity in _ID_COLUMNS.items()
-            if name in batch
-        }
-        return batch | replaced
+        seen = {}
+        for name, entity in _ID_COLUMNS.items():
+            if name in batch:
+                as_seen = self._as_seen[entity]
+                seen[name] = as_seen[batch[name].clamp(max=len(as_seen) - 1)]
+        return batch | seen
+
+
+def _as_seen(etl: Artifact, entity: str, train_row: np.ndarray) -> torch.Tensor:
+    """[ids] each id as itself, or UNSEEN if it is not in the train part."""
+    id_of_row = pq.read_table(etl.file(f"{entity}s.parquet"), columns=[f"{entity}_id"])[f"{entity}_id"].to_numpy()
+    as_seen = np.full(max(id_of_row.max(), FIRST_KNOWN) + 2, UNSEEN)  # the last stands for ids beyond
+    as_seen[:FIRST_KNOWN] = np.arange(FIRST_KNOWN)
+    as_seen[id_of_row[train_row]] = id_of_row[train_row]
+    return torch.from_numpy(as_seen)
 
 
 class Validation:

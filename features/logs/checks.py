@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.logs.contract import FeatureColumns, LogError, Logs
+from features.logs.contract import FeatureColumns, LogError, Logs, distinct
 
 
 class QuarantineError(LogError):
@@ -22,15 +22,16 @@ def check_logs(logs: Logs, max_quarantined_share: float) -> None:
         max_quarantined_share: largest share of unreadable rows allowed in each table, 0..1.
     Raises: LogError on the first failed check; QuarantineError if that is the share of unreadable rows.
     """
-    _check_quarantined_share(logs, max_quarantined_share)
+    check_quarantined_share(logs.quarantine, logs.rows_read, max_quarantined_share)
     _check_interactions(logs)
     _check_features("users", logs.users, logs.user_features)
     _check_features("items", logs.items, logs.item_features)
 
 
-def _check_quarantined_share(logs: Logs, max_share: float) -> None:
-    for table, num_rows in logs.rows_read.items():
-        bad = logs.quarantine.filter(pc.equal(logs.quarantine["table"], table))
+def check_quarantined_share(quarantine: pa.Table, rows_read: dict[str, int], max_share: float) -> None:
+    """Raises: QuarantineError if in a table more than this share of the rows read is in quarantine."""
+    for table, num_rows in rows_read.items():
+        bad = quarantine.filter(pc.equal(quarantine["table"], table))
         if bad.num_rows <= max_share * num_rows:
             continue
         counts = sorted(bad["reason"].value_counts().to_pylist(), key=lambda pair: -pair["counts"])
@@ -40,7 +41,7 @@ def _check_quarantined_share(logs: Logs, max_share: float) -> None:
             f"{first['file']}: {bad.num_rows} of {num_rows} rows of {table} cannot be read, more than the allowed "
             f"share {max_share:g} (data.max_quarantined_share). Reasons: {reasons}. First: line {first['line']}: "
             f"{first['text'][:200]!r} ({first['reason']}). Correct the file or the column mapping, or raise the share",
-            logs.quarantine,
+            quarantine,
         )
 
 
@@ -55,7 +56,7 @@ def _check_interactions(logs: Logs) -> None:
         )
     for column in ("user_id", "item_id"):
         ids = interactions[column]
-        if pc.count_distinct(ids).as_py() < 2:
+        if len(distinct(ids)) < 2:
             raise LogError(
                 f"interactions: column {column} holds only one id, {ids[0].as_py()!r}, in {interactions.num_rows} "
                 f"rows: one class only, nothing to compare; check that data.tables.interactions.{column} names the "
@@ -76,6 +77,8 @@ def _check_features(table_name: str, table: pa.Table, features: FeatureColumns) 
         column = table[name]
         if name in features.lists:
             known = pc.sum(pc.list_value_length(column)).as_py()
+        elif name in features.texts:
+            known = pc.sum(pc.utf8_length(column)).as_py()
         else:
             known = len(column) - column.null_count
         if not known:

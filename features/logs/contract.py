@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.errors import CascadeError
 
@@ -21,11 +22,27 @@ class FeatureColumns:
     """Columns of type float64; null where unknown, never NaN or infinite."""
     lists: tuple[str, ...] = ()
     """Columns of type list<string>; an empty list where unknown, never null."""
+    texts: tuple[str, ...] = ()
+    """Columns of type string with words to be read; "" where unknown, never null."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """All feature columns, in the order in which they stand in the table."""
-        return self.categorical + self.continuous + self.lists
+        return self.categorical + self.continuous + self.lists + self.texts
+
+
+@dataclass(frozen=True)
+class InteractionColumns:
+    """What the interactions say beside who, what and when."""
+
+    price: bool = False
+    """Whether there is a column `price`: float64, what was paid; null where unknown, never NaN or negative."""
+    categorical: tuple[str, ...] = ()
+    """Columns of type string, such as the sales channel; null where unknown."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("price",) * self.price + self.categorical
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,8 @@ class Logs:
     """
 
     interactions: pa.Table
-    """user_id string, item_id string, timestamp int64 (Unix seconds, UTC), in the order of the files."""
+    """user_id string, item_id string, timestamp int64 (Unix seconds, UTC), in the order of the files, then the columns
+    of `interaction_columns`. Text is plain or dictionary-encoded."""
     users: pa.Table
     """user_id string (unique), then the user features; every user of the interactions is here."""
     items: pa.Table
@@ -50,6 +68,7 @@ class Logs:
     """Rows in the raw files by table: "interactions", "users", "items"; header and blank lines are no rows."""
     rows_dropped: dict[str, int]
     """Rows of the interactions left out on purpose, by reason, e.g. "below_min_value"."""
+    interaction_columns: InteractionColumns = InteractionColumns()
 
 
 QUARANTINE_SCHEMA = pa.schema(
@@ -62,3 +81,9 @@ QUARANTINE_SCHEMA = pa.schema(
     ]
 )
 """`line` counts from 1 and includes the header line (in a Parquet file: the row number); `text` is the raw row."""
+
+
+def distinct(column: pa.ChunkedArray) -> pa.Array:
+    """Distinct values of a text column by first appearance, as plain text; null left out."""
+    values = pc.unique(column).drop_null()
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values

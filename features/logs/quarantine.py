@@ -17,13 +17,17 @@ class Quarantine:
         """Set one row aside.
 
         Args:
-            table: "interactions", "users" or "items".
+            table: "interactions", "users", "items" or "impressions".
             file: path of the file it stands in.
             line: line number from 1, header included; in a Parquet file the row number from 1.
             reason: why it cannot be used; few different wordings, so that they can be counted.
             text: the raw row.
         """
         self.rows.append((table, file, line, reason, text))
+
+    def extend(self, table: pa.Table) -> None:
+        """Add what was set aside before."""
+        self.rows += [tuple(row.values()) for row in table.to_pylist()]
 
     def to_table(self) -> pa.Table:
         """All bad rows in the order in which they were found, with columns as in `QUARANTINE_SCHEMA`."""

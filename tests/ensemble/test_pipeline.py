@@ -14,7 +14,8 @@ from ensemble.operators.score_candidates import ScoreCandidates
 from ensemble.pipeline import Pipeline
 from ensemble.request import MAX_K, Request, join
 from features.artifact import ArtifactError, open_artifact
-from features.etl import EtlConfig, raw_interactions
+from features.as_of import ITEM_NUMBERS, raw_interactions
+from features.etl import as_of_features
 from features.history import EventLog
 from features.schema import load_schema
 from features.workflow import load_workflow, transform
@@ -205,8 +206,7 @@ def test_a_time_before_the_users_last_event_counts_as_that_event(world, pipeline
 
 def oracle_features(world, user_row, item_row, moment):
     """What the ranker was trained to read for pairs at a moment, from NVTabular's workflow and the etl tables."""
-    config = TypeAdapter(EtlConfig).validate_python(world.etl.manifest["config"])
-    raw = raw_interactions(world.log, user_row, item_row, moment, config)
+    raw = raw_interactions(world.log, user_row, item_row, moment, as_of_features(world.etl))
     encoded = transform(load_workflow(world.etl, "interactions"), raw)
     found = {}
     for column in ranker_schema(load_schema(world.etl.file("schema.json"))):
@@ -251,7 +251,7 @@ def test_the_ranker_is_served_the_features_it_was_trained_on(world, pipeline):
                 for name, values in expected.items():
                     served = recorder.columns[name][place]
                     if name.startswith("item_"):
-                        if later and name in ("item_num_events", "item_num_recent_events", "item_age_days"):
+                        if later and name in ITEM_NUMBERS:
                             continue
                     else:
                         values = values[0]

@@ -9,6 +9,7 @@ import pytest
 from features.artifact import Artifact, open_artifact, writing
 from features.etl import EtlConfig, run
 from features.logs import Logs
+from features.logs.append import in_id_order
 from features.logs.synthetic import SyntheticConfig, synthetic_logs
 
 CONFIG = EtlConfig(history_length=10)
@@ -25,7 +26,7 @@ def make_etl(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact
 
     def make(logs: Logs, config: EtlConfig = CONFIG) -> Artifact:
         path = tmp_path_factory.mktemp("run") / "etl"
-        return etl_artifact(path, logs, config)
+        return etl_artifact(path, in_id_order(logs), config)
 
     return make
 

@@ -16,7 +16,7 @@ def tables(etl: Artifact) -> FeatureTables:
 
 @pytest.fixture
 def batches(etl: Artifact, tables: FeatureTables) -> Batches:
-    return Batches([etl.file("examples/train.parquet"), etl.file("examples/valid.parquet")], tables, 256, seed=3)
+    return Batches([etl.path / "examples/train", etl.path / "examples/valid"], tables, 256, seed=3)
 
 
 def whole(epoch) -> dict[str, torch.Tensor]:
@@ -36,7 +36,7 @@ def test_an_epoch_has_every_example_once(batches: Batches):
 
 
 def test_the_order_depends_on_seed_and_epoch_only(etl: Artifact, tables: FeatureTables, batches: Batches):
-    again = Batches([etl.file("examples/train.parquet"), etl.file("examples/valid.parquet")], tables, 256, seed=3)
+    again = Batches([etl.path / "examples/train", etl.path / "examples/valid"], tables, 256, seed=3)
     list(again.epoch(0))
     torch.rand(5)
     assert keys(whole(again.epoch(1))) == keys(whole(batches.epoch(1)))
@@ -55,7 +55,7 @@ def test_rows_carry_their_own_lists_and_their_users_and_items_features(etl, tabl
         assert torch.equal(batch[name], column[batch["item_row"]]), name
     assert torch.equal(batch["user_id"], tables.users["user_id"][batch["user_row"]])
     names = ("train", "valid")
-    files = pa.concat_tables([pq.read_table(etl.file(f"examples/{name}.parquet")) for name in names]).to_pylist()
+    files = pa.concat_tables([pq.read_table(etl.path / f"examples/{name}") for name in names]).to_pylist()
     of_key = {(row["user_row"], row["item_row"], row["timestamp"]): row["history"] for row in files}
     assert batch["history"].tolist() == [of_key[key] for key in keys(batch)]
 
@@ -66,7 +66,7 @@ def test_state_of_a_moment_is_never_taken_from_the_users_table(batches: Batches,
 
 def test_replaced_columns_stand_in_for_the_files_own(etl: Artifact, tables: FeatureTables, batches: Batches):
     number = torch.arange(batches.num_rows)
-    paths = [etl.file("examples/train.parquet"), etl.file("examples/valid.parquet")]
+    paths = [etl.path / "examples/train", etl.path / "examples/valid"]
     changed = Batches(paths, tables, 256, 3, replaced={"user_num_events": number, "number": number})
     batch, original = whole(changed.epoch(0)), whole(batches.in_order())
     assert torch.equal(batch["user_num_events"], batch["number"])

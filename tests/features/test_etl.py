@@ -14,11 +14,11 @@ import pytest
 
 import features.workflow
 from features.artifact import Artifact, open_artifact
+from features.as_of import ITEM_NUMBERS, MOMENT_NUMBERS, USER_NUMBERS
 from features.etl import EtlConfig
 from features.logs import FeatureColumns, Logs
 from features.schema import FIRST_KNOWN, NULL, PADDING, UNSEEN, list_length, load_schema, num_categories
 from features.split import TEST, TRAIN, VALID
-from features.workflow import CONTEXT_COUNTS, USER_COUNTS
 
 MakeEtl = Callable[..., Artifact]
 
@@ -29,11 +29,12 @@ def matrix(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def read(etl: Artifact, name: str) -> pa.Table:
-    return pq.read_table(etl.file(f"{name}.parquet"))
+    """A part, or all files of one."""
+    return pa.concat_tables([pq.read_table(path) for path in etl.files(name)])
 
 
 def test_events_are_the_interactions_in_time_order(etl: Artifact, logs: Logs) -> None:
-    events, users, items = read(etl, "events"), read(etl, "users"), read(etl, "items")
+    events, users, items = read(etl, "events.parquet"), read(etl, "users.parquet"), read(etl, "items.parquet")
     assert (np.diff(events["timestamp"].to_numpy()) >= 0).all()
     found = pa.table(
         {
@@ -49,8 +50,8 @@ def test_events_are_the_interactions_in_time_order(etl: Artifact, logs: Logs) ->
 
 
 def test_tables_hold_every_user_and_item_once_in_order_of_raw_id(etl: Artifact, logs: Logs) -> None:
-    assert read(etl, "users")["raw_id"].to_pylist() == sorted(logs.users["user_id"].to_pylist())
-    items = read(etl, "items")
+    assert read(etl, "users.parquet")["raw_id"].to_pylist() == sorted(logs.users["user_id"].to_pylist())
+    items = read(etl, "items.parquet")
     assert items["raw_id"].to_pylist() == sorted(logs.items["item_id"].to_pylist())
     titles = dict(zip(logs.items["item_id"].to_pylist(), logs.items["title"].to_pylist(), strict=True))
     assert items["title"].to_pylist() == [titles[raw] for raw in items["raw_id"].to_pylist()]
@@ -58,7 +59,7 @@ def test_tables_hold_every_user_and_item_once_in_order_of_raw_id(etl: Artifact, 
 
 @pytest.mark.parametrize("entity", ["user", "item"])
 def test_ids_are_numbered_by_first_appearance_and_never_by_the_test_part(etl: Artifact, entity: str) -> None:
-    events, part = read(etl, "events"), read(etl, "events")["split"].to_numpy()
+    events, part = read(etl, "events.parquet"), read(etl, "events.parquet")["split"].to_numpy()
     row = events[f"{entity}_row"].to_numpy()
     encoded = read(etl, f"{entity}s")[f"{entity}_id"].to_numpy()
     appeared = list(dict.fromkeys(row[part != TEST].tolist()))
@@ -86,8 +87,8 @@ def test_a_longer_log_only_appends_ids(make_etl: MakeEtl, etl: Artifact, logs: L
 
 
 def test_history_holds_the_item_ids_of_what_came_before_newest_first(etl: Artifact) -> None:
-    item_id = read(etl, "items")["item_id"].to_numpy()
-    events = {name: read(etl, "events")[name].to_numpy() for name in ("user_row", "item_row", "timestamp")}
+    item_id = read(etl, "items.parquet")["item_id"].to_numpy()
+    events = {name: read(etl, "events.parquet")[name].to_numpy() for name in ("user_row", "item_row", "timestamp")}
     for part in ("train", "valid", "test"):
         examples = read(etl, f"examples/{part}")
         history_QN = matrix(examples["history"])
@@ -100,13 +101,17 @@ def test_history_holds_the_item_ids_of_what_came_before_newest_first(etl: Artifa
 
 
 def test_examples_are_the_events_of_their_part_in_order(etl: Artifact) -> None:
-    events = read(etl, "events")
+    events = read(etl, "events.parquet")
     for part, name in ((TRAIN, "train"), (VALID, "valid"), (TEST, "test")):
         examples, of_part = read(etl, f"examples/{name}"), events.filter(pc.equal(events["split"], part))
         for key in ("user_row", "item_row", "timestamp"):
             assert examples[key].equals(of_part[key])
         assert etl.metrics["num_interactions"][name] == len(examples)
-        assert etl.manifest["parts"][f"examples/{name}.parquet"]["rows"] == len(examples)
+        assert sum(
+            etl.manifest["parts"][part]["rows"]
+            for part in etl.manifest["parts"]
+            if part.startswith(f"examples/{name}/")
+        ) == len(examples)
 
 
 def test_every_value_is_in_its_domain_and_no_number_is_missing(etl: Artifact) -> None:
@@ -134,7 +139,7 @@ def test_every_value_is_in_its_domain_and_no_number_is_missing(etl: Artifact) ->
 
 def test_counts_of_the_train_part_are_normalized_to_mean_0_and_deviation_1(etl: Artifact) -> None:
     train = read(etl, "examples/train")
-    for name in (*USER_COUNTS, *CONTEXT_COUNTS):
+    for name in (*USER_NUMBERS, *MOMENT_NUMBERS, *ITEM_NUMBERS):
         assert train[name].to_numpy().mean() == pytest.approx(0, abs=1e-4)
         assert train[name].to_numpy().std() == pytest.approx(1, abs=1e-3)
 
@@ -142,8 +147,8 @@ def test_counts_of_the_train_part_are_normalized_to_mean_0_and_deviation_1(etl: 
 @pytest.mark.parametrize("serve_state", ["before_test", "latest"])
 def test_the_state_is_that_of_the_moment_it_claims(make_etl: MakeEtl, logs: Logs, serve_state: str) -> None:
     etl = make_etl(logs, EtlConfig(history_length=10, serve_state=serve_state))
-    as_of, users, items = etl.metrics["as_of"], read(etl, "users"), read(etl, "items")
-    events = read(etl, "events").to_pandas()
+    as_of, users, items = etl.metrics["as_of"], read(etl, "users.parquet"), read(etl, "items.parquet")
+    events = read(etl, "events.parquet").to_pandas()
     assert as_of == (etl.metrics["test_from"] if serve_state == "before_test" else events["timestamp"].max() + 1)
     past = events[events["timestamp"] < as_of]
     item_id, history_UN = items["item_id"].to_numpy(), matrix(users["history"])
@@ -194,7 +199,7 @@ def with_features(logs: Logs, users: dict[str, list], items: dict[str, list], **
 def test_a_log_without_any_user_or_item_feature_is_encoded(make_etl: MakeEtl, logs: Logs) -> None:
     etl = make_etl(with_features(logs, {}, {}))
     assert "user_id" in load_schema(etl.file("schema.json")).column_names
-    assert read(etl, "users")["user_id"].null_count == 0
+    assert read(etl, "users.parquet")["user_id"].null_count == 0
 
 
 def test_one_feature_of_each_kind_with_nulls_empty_lists_and_unicode_is_encoded(
@@ -239,7 +244,7 @@ def test_one_feature_of_each_kind_with_nulls_empty_lists_and_unicode_is_encoded(
 
 def test_a_number_that_is_constant_in_training_is_0_for_everybody(make_etl: MakeEtl, etl: Artifact, logs: Logs) -> None:
     """NVTabular's deviation of a constant is a rounding error; divided by it, a new value would be astronomical."""
-    items = read(etl, "items")
+    items = read(etl, "items.parquet")
     in_training = items["item_id"].to_numpy() >= FIRST_KNOWN
     in_training &= items["item_id"].to_numpy() < FIRST_KNOWN + etl.metrics["num_train_items"]
     assert not in_training.all()
@@ -262,12 +267,12 @@ def test_a_log_in_which_nobody_has_a_history_is_encoded(make_etl: MakeEtl, logs:
     made = replace(logs, interactions=interactions, users=pa.table({"user_id": users}), user_features=FeatureColumns())
     etl = make_etl(made)
     assert not matrix(read(etl, "examples/train")["history"]).any()
-    assert matrix(read(etl, "users")["history"]).any(1).sum() == 300 - etl.metrics["num_interactions"]["test"]
+    assert matrix(read(etl, "users.parquet")["history"]).any(1).sum() == 300 - etl.metrics["num_interactions"]["test"]
 
 
 def test_the_schema_says_nothing_of_the_machine(etl: Artifact) -> None:
     assert "cascade-vocabularies" not in etl.file("schema.json").read_text()
-    assert set(json.loads(etl.file("online.json").read_text())) == {*USER_COUNTS, *CONTEXT_COUNTS}
+    assert set(json.loads(etl.file("online.json").read_text())) == {*USER_NUMBERS, *MOMENT_NUMBERS, *ITEM_NUMBERS}
 
 
 @pytest.mark.slow

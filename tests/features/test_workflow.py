@@ -12,10 +12,10 @@ from merlin.dag import Graph
 from nvtabular import ops
 
 from features.artifact import Artifact, open_artifact
-from features.etl import EtlConfig, raw_interactions
+from features.as_of import ITEM_NUMBERS, MOMENT_NUMBERS, USER_NUMBERS, AsOf, raw_interactions
 from features.history import EventLog
 from features.schema import FIRST_KNOWN, UNSEEN, load_schema, num_categories
-from features.workflow import CONTEXT_COUNTS, USER_COUNTS, load_workflow, normalization, normalized_log, transform
+from features.workflow import load_workflow, normalization, normalized_log, transform
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +24,12 @@ def raw_test(etl: Artifact) -> pa.Table:
     events = pq.read_table(etl.file("events.parquet"))
     asked = events.filter(pa.compute.equal(events["split"], 2))
     rows = (asked[name].to_numpy() for name in ("user_row", "item_row", "timestamp"))
-    return raw_interactions(EventLog.from_events(events), *rows, EtlConfig(history_length=10))
+    return raw_interactions(EventLog.from_events(events), *rows, AsOf(10, 28.0))
 
 
 def test_a_loaded_workflow_encodes_what_the_stage_encoded(etl: Artifact, raw_test: pa.Table) -> None:
     encoded = transform(load_workflow(etl, "interactions"), raw_test)
-    assert encoded.equals(pq.read_table(etl.file("examples/test.parquet")))
+    assert encoded.equals(pq.read_table(etl.path / "examples/test"))
 
 
 def test_a_workflow_works_in_a_fresh_process_after_its_artifact_has_moved(
@@ -47,7 +47,7 @@ def test_a_workflow_works_in_a_fresh_process_after_its_artifact_has_moved(
         "pq.write_table(transform(workflow, pq.read_table(folder / 'raw.parquet')), folder / 'encoded.parquet')\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], check=True)
-    assert pq.read_table(tmp_path / "encoded.parquet").equals(pq.read_table(etl.file("examples/test.parquet")))
+    assert pq.read_table(tmp_path / "encoded.parquet").equals(pq.read_table(etl.path / "examples/test"))
 
 
 @pytest.mark.parametrize("entity", ["user", "item"])
@@ -71,13 +71,13 @@ def test_entity_workflows_encode_unknown_rows_and_values_as_unseen(etl: Artifact
 def test_no_rows_give_no_rows_of_the_same_types(etl: Artifact, raw_test: pa.Table) -> None:
     encoded = transform(load_workflow(etl, "interactions"), raw_test.slice(0, 0))
     assert len(encoded) == 0
-    assert encoded.schema.equals(pq.read_schema(etl.file("examples/test.parquet")))
+    assert encoded.schema.equals(pq.read_table(etl.path / "examples/test").schema)
 
 
 def test_the_request_path_normalizes_as_the_workflow_does(etl: Artifact, raw_test: pa.Table) -> None:
     online = json.loads(etl.file("online.json").read_text())
-    encoded = pq.read_table(etl.file("examples/test.parquet"))
-    for name in (*USER_COUNTS, *CONTEXT_COUNTS):
+    encoded = pq.read_table(etl.path / "examples/test")
+    for name in (*USER_NUMBERS, *MOMENT_NUMBERS, *ITEM_NUMBERS):
         by_hand = normalized_log(raw_test[name].to_numpy(), *online[name])
         assert by_hand.dtype == np.float32
         np.testing.assert_array_equal(by_hand, encoded[name].to_numpy())

@@ -157,6 +157,6 @@ def test_without_config_a_run_folder_keeps_the_configuration_it_was_made_with(tm
     made_with = load_config(None, ["--seed", "7", "--retrieval.max-epochs", "2"])
     save_config(made_with, Path("mine") / stages.CONFIG_FILE)
     ran = []
-    monkeypatch.setattr(stages, "run_stages", lambda config, *_: ran.append(config))
+    monkeypatch.setattr(stages, "run_stages", lambda config, *_, **__: ran.append(config))
     commands.run(Namespace(config=None, out=Path("mine"), only=None, overrides=["--etl.serve-state", "latest"]))
     assert (ran[0].seed, ran[0].retrieval.max_epochs, ran[0].etl.serve_state) == (7, 2, "latest")

@@ -15,7 +15,8 @@ from features.artifact import ArtifactError, writing
 from features.logs import LogError
 from features.split import SplitError
 from pipelines.config import CascadeConfig, as_document, load_config, load_saved_config
-from pipelines.stages import CONFIG_FILE, QUARANTINE_FILE, STAGE_NAMES, run_stages
+from pipelines.etl_stage import QUARANTINE_FILE
+from pipelines.stages import CONFIG_FILE, STAGE_NAMES, run_stages
 
 Lines = list[str]
 

@@ -67,7 +67,7 @@ def test_the_state_of_serving_is_the_state_at_its_moment(toy_etl: Artifact):
 
 def test_batches_show_each_user_as_of_the_examples_moment(toy_etl: Artifact):
     tables = FeatureTables(toy_etl)
-    batch = next(aged_batches(toy_etl, tables, [toy_etl.file("examples/train.parquet")], 200, seed=4).epoch(0))
+    batch = next(aged_batches(toy_etl, tables, [toy_etl.path / "examples/train"], 200, seed=4).epoch(0))
     state = user_states(toy_etl, tables, batch["user_row"].numpy(), batch["moment"].numpy())
     assert torch.equal(batch["history"], state["history"])
     assert (batch["moment"] <= batch["timestamp"]).all()

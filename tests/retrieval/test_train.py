@@ -68,7 +68,7 @@ def test_another_seed_gives_another_model(toy_etl: Artifact, artifact: Artifact,
 
 def test_proposals_belong_to_the_validation_examples_best_first(toy_etl: Artifact, artifact: Artifact):
     proposals = pq.read_table(artifact.file("proposals.parquet"))
-    valid = pq.read_table(toy_etl.file("examples/valid.parquet"))
+    valid = pq.read_table(toy_etl.path / "examples/valid")
     assert len(proposals) == len(valid)
     assert (proposals["moment"].to_numpy() <= valid["timestamp"].to_numpy()).all()
     vectors = matrix(artifact.file("proposing_vectors.parquet"), "vector")

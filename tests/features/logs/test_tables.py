@@ -70,13 +70,13 @@ def test_features_have_the_types_of_the_contract_and_unknown_ones_are_null(tmp_p
     logs = read_with(tmp_path, users=users, items=items)
     assert logs.users.to_pylist() == [
         {"user_id": "u1", "country": "SE", "age": 31.5},
-        {"user_id": "u3", "country": None, "age": None},
         {"user_id": "u2", "country": None, "age": None},
+        {"user_id": "u3", "country": None, "age": None},
     ]
     assert logs.items.to_pylist() == [
         {"item_id": "i1", "title": "Lamp", "tags": ["a", "b", "c"]},
-        {"item_id": "i3", "title": "", "tags": []},
         {"item_id": "i2", "title": "", "tags": []},
+        {"item_id": "i3", "title": "", "tags": []},
     ]
     assert logs.users.schema.types == [pa.string(), pa.string(), pa.float64()]
     assert logs.items.schema.field("tags").type == pa.list_(pa.string())

@@ -2,8 +2,9 @@ import copy
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from merlin.dag import ColumnSelector
 from merlin.schema import ColumnSchema
@@ -32,6 +33,25 @@ def test_on_arrays_every_row_gets_the_length(rows: list[list[int]], length: int)
     assert padded([np.array(row, np.int64) for row in rows], length) == [
         row[:length] + [0] * (length - len(row)) for row in rows
     ]
+
+
+@settings(deadline=None)
+@given(st.lists(st.none() | st.lists(st.integers(0, 9), max_size=7), max_size=8), st.integers(1, 9), st.integers(0, 3))
+def test_arrow_lists_become_what_lists_of_objects_become(rows: list, length: int, begin: int) -> None:
+    for kind in (pa.list_(pa.int32()), pa.large_list(pa.int32())):
+        lists = pa.chunked_array([pa.array(rows, kind)[begin:], pa.array(rows, kind)])
+        frame = pd.DataFrame({"ids": pd.arrays.ArrowExtensionArray(lists)}, index=range(5, 5 + len(lists)))
+        found = PadList(length, 1).transform(ColumnSelector(["ids"]), frame)["ids"]
+        assert found.dtype == pd.ArrowDtype(pa.list_(pa.int32(), length)) and found.index.equals(frame.index)
+        assert [list(row) for row in found] == padded(rows[begin:] + rows, length, 1)
+
+
+def test_arrow_lists_of_fixed_length_numbers_with_fractions_and_nulls_are_padded() -> None:
+    for kind, rows in [(pa.list_(pa.float64(), 2), [[0.5, None], None, [1.5, 2.5]]), (pa.list_(pa.null()), [[], None])]:
+        frame = pd.DataFrame({"ids": pd.arrays.ArrowExtensionArray(pa.array(rows, kind))})
+        found = PadList(3).transform(ColumnSelector(["ids"]), frame)["ids"]
+        expected = [[value or 0 for value in [*(row or []), 0, 0, 0][:3]] for row in rows]
+        assert [list(row) for row in found] == expected
 
 
 @pytest.mark.parametrize("rows", [[], [[]], [None], [[], None, np.empty(0)]])
