@@ -143,7 +143,7 @@ CUDA_PACKAGES := nvidia-[a-z0-9-]+-cu[0-9]+|nvidia-($(CUDA_LIBRARIES))[a-z0-9-]*
 lock: $(BOOTSTRAPPED) ## compile requirements.lock anew; pins stay where they can, ARGS=--upgrade lifts them
 	@stop() { echo "cascade: $$1" >&2; exit 1; }
 	compiled=$$(mktemp)
-	trap 'rm -f "$$compiled" "$$compiled.lock"' EXIT
+	trap 'rm -f "$$compiled" "$$compiled.lock" "$$compiled.overrides"' EXIT
 	cp requirements.lock "$$compiled" 2>/dev/null || true
 	.venv/bin/uv pip compile pyproject.toml --extra evaluate --extra dev --override overrides.txt --python-version 3.11 \
 	    --python-platform x86_64-manylinux_2_35 --no-annotate --no-header --quiet $(ARGS) \
@@ -155,6 +155,15 @@ lock: $(BOOTSTRAPPED) ## compile requirements.lock anew; pins stay where they ca
 	! grep -E '^tensorflow(-cpu|-gpu)?==' "$$compiled.lock" || stop "TensorFlow must stay out of the lock"
 	grep -qx 'numpy==1.26.4' "$$compiled.lock" || stop "numpy must stay 1.26.4, see overrides.txt"
 	cat "$$compiled.lock" >requirements.lock
+	sed 's/^pyarrow==.*/pyarrow==19.0.1/' overrides.txt >"$$compiled.overrides" # cudf 25.02 wants pyarrow < 20
+	cp requirements-gpu.lock "$$compiled" 2>/dev/null || true
+	.venv/bin/uv pip compile pyproject.toml --extra gpu --extra evaluate --extra dev --override "$$compiled.overrides" \
+	    --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-annotate --no-header --quiet $(ARGS) \
+	    --output-file "$$compiled" >/dev/null
+	{
+	    echo "# Compiled by make lock from pyproject.toml (extras gpu, evaluate, dev), for machines with NVIDIA GPUs: do not edit."
+	    sed -E '/^(#|--|$$)/d; s/^(torch==[^+ ]+)\+[^ ]+/\1/' "$$compiled"
+	} >requirements-gpu.lock
 
 clean: ## remove runs/ and all caches; .venv stays (rm -rf .venv removes it too)
 	rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

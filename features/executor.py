@@ -14,7 +14,7 @@ import nvtabular as nvt
 import pandas as pd
 import pyarrow.parquet as pq
 from dask import delayed
-from merlin.core.dispatch import is_list_dtype, list_val_dtype
+from merlin.core.dispatch import concat_columns, is_list_dtype, list_val_dtype
 from merlin.dag import ColumnSelector
 from merlin.dag.executors import DaskExecutor, LocalExecutor
 from merlin.schema import Schema
@@ -95,7 +95,27 @@ class _Executor(DaskExecutor):
 
 
 class _LocalExecutor(LocalExecutor):
-    """Merlin's, for frames with Arrow columns: an operator says itself what it returns."""
+    """Merlin's, for frames with Arrow columns: an operator says itself what it returns, and no column is copied.
+
+    pandas copies what `frame[names]` and `concat` take, which was a tenth of the time.
+    """
+
+    def _append_addl_root_columns(self, node, transformable, upstream_outputs):
+        wanted = {*node.input_schema.column_names, *node.dependency_columns.names}
+        there = {name for output in upstream_outputs for name in output}
+        if missing := [name for name in transformable if name in wanted - there]:
+            upstream_outputs.append(_selected([transformable], missing))
+        return upstream_outputs
+
+    def _merge_upstream_columns(self, upstream_outputs, merge_fn=None):
+        return _selected(upstream_outputs, list(dict.fromkeys(name for one in upstream_outputs for name in one)))
+
+    def _combine_node_outputs(self, node, transformed, output):
+        names = node.output_schema.column_names
+        return _selected(
+            [output, transformed] if output is not None else [transformed],
+            [*(() if output is None else output), *names],
+        )
 
     def _build_schema_from_data(self, output_data, col_name, output_col_schema):
         column = output_data[col_name]
@@ -104,3 +124,11 @@ class _LocalExecutor(LocalExecutor):
         if is_list_dtype(column) and list_val_dtype(column) is None:
             return output_col_schema
         return super()._build_schema_from_data(output_data, col_name, output_col_schema)
+
+
+def _selected(frames: Sequence, names: Sequence[str]):
+    """Columns of several frames as one; the last frame that has a column gives it."""
+    last = {name: frame for frame in frames for name in frame}
+    if all(isinstance(frame, pd.DataFrame) for frame in frames):
+        return pd.DataFrame({name: last[name][name] for name in dict.fromkeys(names)}, copy=False)
+    return concat_columns([frame[[name for name in dict.fromkeys(names) if last[name] is frame]] for frame in frames])

@@ -1,7 +1,7 @@
 """Tables in parts: what NVTabular reads part by part, so that memory does not grow with the rows.
 
 A part becomes a frame whose text and list columns stay Arrow arrays (text dictionary-encoded, as Parquet stores it),
-and whose numbers are NumPy arrays; cudf frames on a GPU.
+and whose numbers are NumPy arrays, if they need no null; cudf frames on a GPU.
 """
 
 from __future__ import annotations
@@ -106,14 +106,14 @@ def dataset_of(source: Source, on_gpu: bool = False) -> nvt.Dataset:
 
 
 def frame_of(table: pa.Table, on_gpu: bool = False) -> Any:
-    """What operators read: text and lists as Arrow arrays, numbers as NumPy arrays with NaN for null."""
+    """What operators read: text, lists and whole numbers with nulls as Arrow arrays, other numbers as NumPy arrays."""
     if on_gpu:
         import cudf  # pyright: ignore[reportMissingImports]
 
         return cudf.DataFrame.from_arrow(table)
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if _is_number(column.type):
+        if _is_number(column.type) and not (column.null_count and pa.types.is_integer(column.type)):
             columns[name] = column.to_numpy()
         else:
             columns[name] = pd.arrays.ArrowExtensionArray(column)

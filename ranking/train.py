@@ -53,6 +53,7 @@ def run(config: RankingConfig, etl: Artifact, retrieval: Artifact, seed: int, wr
     export_ranker(model, tables, writer.path / "ranker.onnx")
     (writer.path / "learning_curve.json").write_text(json.dumps(curve, indent=2) + "\n")
     writer.metrics |= {
+        "vocabulary": etl.metrics["vocabulary"],
         "best_epoch": best,
         "num_lists": len(everything),
         "held_out": curve[best] if curve else None,

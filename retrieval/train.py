@@ -77,6 +77,7 @@ def run(config: RetrievalConfig, etl: Artifact, seed: int, writer: ArtifactWrite
     _write_vectors(writer, "user_vectors.parquet", etl.file("users.parquet"), user_vectors(model, tables))
     (writer.path / "learning_curve.json").write_text(json.dumps(_without_clock(curve), indent=2) + "\n")
     writer.metrics |= {
+        "vocabulary": etl.metrics["vocabulary"],
         f"valid_recall_at_{config.recall_at}": max(epoch["recall"] for epoch in curve.epochs),
         "best_epoch": curve.best_epoch,
         "rows_per_second": curve.epochs[-1]["rows_per_second"],

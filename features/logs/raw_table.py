@@ -117,12 +117,38 @@ def _check_columns(path: Path, names: Sequence[str], wanted: dict[str, str]) -> 
 def _parse(block: TextBlock, text_format: TextFormat, names: list[str], wanted: list[str]) -> RawBlock:
     malformed = [(int(block.lines[record]), reason, block.text(record)) for record, reason in block.bad]
     records = np.setdiff1d(np.arange(len(block.starts)), [record for record, _ in block.bad], assume_unique=True)
-    tables, good, wrong = [], [], []
+    tables, good, wrong = [], [], _short_rows_of_other_bytes(block, records, text_format)
+    records = np.setdiff1d(records, [record for record, _ in wrong], assume_unique=True)
     _parse_records(block, records, text_format, names, wanted, tables, good, wrong)
     malformed += [(int(block.lines[record]), reason, block.text(record)) for record, reason in wrong]
     kept = np.concatenate(good) if good else np.zeros(0, np.int64)
     columns = pa.concat_tables(tables) if tables else pa.table({name: pa.array([], pa.binary()) for name in wanted})
     return RawBlock(columns, block.lines[kept], lambda row: block.text(int(kept[row])), sorted(malformed))
+
+
+def _short_rows_of_other_bytes(block: TextBlock, records: np.ndarray, text_format: TextFormat) -> list[tuple[int, str]]:
+    """Records that are not UTF-8 and have a wrong number of columns: Arrow fails on them, and tells nothing."""
+    if not len(records) or _is_utf8(block.take(records)):
+        return []
+    found = []
+    for record in records.tolist():
+        raw = block.take(np.array([record]))
+        if _is_utf8(raw):
+            continue
+        text = raw.decode("latin-1").removesuffix("\n")
+        quote = {"quotechar": text_format.quote} if text_format.quote else {"quoting": csv.QUOTE_NONE}
+        num_columns = len(next(csv.reader([text], delimiter=text_format.delimiter, **quote), []))
+        if num_columns != text_format.num_columns:
+            found.append((record, f"{text_format.num_columns} columns expected, {num_columns} found"))
+    return found
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _parse_records(

@@ -1,6 +1,7 @@
 """Later logs are appended: nothing that has an id loses it, and the features are those of all logs read at once."""
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from features.artifact import Artifact
+from features.artifact import Artifact, open_artifact
 from features.logs import LogError
 from features.logs.synthetic import SyntheticConfig, synthetic_logs
 from pipelines.__main__ import main
@@ -76,11 +77,13 @@ def folder(tmp_path: Path, world: dict[str, pa.Table]) -> Path:
 
 
 def etl(folder: Path, run: str, *words: str) -> Artifact:
-    """The etl artifact after one command; `words` may append."""
+    """A copy of the etl artifact after one command, which the next command leaves alone; `words` may append."""
     out = folder / run
     config = [] if (out / CONFIG_FILE).is_file() else ["--config", str(folder / "cascade.toml")]
     assert main(["etl", *config, "--out", str(out), *words]) == 0
-    return run_stages(load_saved_config(out / CONFIG_FILE), out, "etl", lambda line: None)["etl"]
+    kept = folder / f"{run}_{len(list(folder.glob('*_*')))}"
+    shutil.copytree(out / "etl", kept)
+    return open_artifact(kept, "etl")
 
 
 def ids(artifact: Artifact, entity: str) -> dict[str, int]:

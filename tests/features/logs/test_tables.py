@@ -228,6 +228,13 @@ def test_bytes_that_are_not_utf8_are_set_aside_and_shown_as_escapes(tmp_path: Pa
     assert logs.interactions.num_rows == 2
 
 
+def test_bytes_that_are_not_utf8_in_a_row_with_too_few_columns_are_set_aside(tmp_path: Path) -> None:
+    logs = read(tmp_path, b"user,item,time\nu1,i1,10\n\xff,i1\nu2,i2,20\n")
+    row = logs.quarantine.to_pylist()[0]
+    assert (row["line"], row["reason"], row["text"]) == (3, "3 columns expected, 2 found", r"\xff,i1")
+    assert logs.interactions.num_rows == 2
+
+
 def test_an_impossible_date_is_set_aside(tmp_path: Path) -> None:
     log = "user,item,time\nu1,i1,2024-02-31\nu1,i1,2024-02-29\nu2,i2,2024-03-01\nu2,i2,1969-12-31\n"
     logs = read(tmp_path, log, timestamp_format="%Y-%m-%d")
