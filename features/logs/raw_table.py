@@ -136,8 +136,11 @@ def _short_rows_of_other_bytes(block: TextBlock, records: np.ndarray, text_forma
         if _is_utf8(raw):
             continue
         text = raw.decode("latin-1").removesuffix("\n")
-        quote = {"quotechar": text_format.quote} if text_format.quote else {"quoting": csv.QUOTE_NONE}
-        num_columns = len(next(csv.reader([text], delimiter=text_format.delimiter, **quote), []))
+        num_columns = text.count(text_format.delimiter) + 1
+        if text_format.quote:
+            num_columns = len(
+                next(csv.reader([text], delimiter=text_format.delimiter, quotechar=text_format.quote), [])
+            )
         if num_columns != text_format.num_columns:
             found.append((record, f"{text_format.num_columns} columns expected, {num_columns} found"))
     return found
