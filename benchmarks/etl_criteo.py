@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 warnings.filterwarnings("ignore")
+os.environ["DASK_DATAFRAME__QUERY_PLANNING"] = "False"  # NVTabular needs Dask's legacy dataframe
 NUMBERS, TEXTS = [f"I{number}" for number in range(1, 14)], [f"C{number}" for number in range(1, 27)]
 MIN_FREQUENCY = 10
 WARM_UP_ROWS = 100_000
@@ -114,8 +115,6 @@ def stock(source: Path, out: Path) -> None:
     """As NVTabular's own Criteo example has it, with its defaults for everything else."""
     import nvtabular as nvt
     from nvtabular import ops
-
-    import features  # noqa: F401  # chooses Dask's legacy dataframe, which NVTabular needs
 
     numbers = (
         NUMBERS >> ops.FillMissing() >> ops.Clip(min_value=0) >> ops.LogOp() >> ops.Normalize(out_dtype=np.float32)
