@@ -27,7 +27,8 @@ warnings.filterwarnings("ignore")
 os.environ["DASK_DATAFRAME__QUERY_PLANNING"] = "False"  # NVTabular needs Dask's legacy dataframe
 NUMBERS, TEXTS = [f"I{number}" for number in range(1, 14)], [f"C{number}" for number in range(1, 27)]
 MIN_FREQUENCY = 10
-WARM_UP_ROWS = 100_000
+WARM_UP_ROWS = 600_000
+"""Enough for several parts, so that every kernel is compiled before the clock starts."""
 
 
 def main(num_rows: int, stock_rows: int, num_runs: int) -> None:
@@ -60,7 +61,7 @@ def measured(folder: Path, size: str, contenders: tuple[str, ...], num_runs: int
 
 
 def run(name: str, folder: Path, size: str) -> None:
-    """One contender, after a warm-up on few rows; prints its seconds and its process's largest memory."""
+    """One contender, after a warm-up on fewer rows; prints its seconds and its process's largest memory."""
     contender = {"ours": ours, "polars": polars, "stock": stock}[name]
     contender(folder / "warm_up", folder / f"warm_up_by_{name}")
     begun = time.perf_counter()

@@ -17,7 +17,7 @@ from dask import delayed
 from features.errors import CascadeError
 from features.ops.arrow_column import arrow_series, chunks, holds_lists, like_lists, object_series
 from features.ops.interner import Interner, InternerError
-from features.ops.partition_statistics import PartitionStatistics
+from features.ops.partition_statistics import FAN_IN, PartitionStatistics
 from features.ops.value_counts import ValueCounts, by_frequency, counted, merged, value_type
 from features.ops.vocabulary_file import (
     Vocabulary,
@@ -85,8 +85,8 @@ class Categorify(PartitionStatistics, nvtabular.ops.Categorify):
             return delayed(dict)()
         if not isinstance(ddf._meta, pd.DataFrame) and not self.num_base:
             return nvtabular.ops.Categorify.fit(self, col_selector, ddf)
-        partials = self._partials(col_selector, ddf)
-        return delayed(dict)([(name, delayed(self._finish)(name, partials)) for name in groups])
+        partials = [delayed(self._partial)(col_selector, part) for part in ddf.to_delayed()]
+        return delayed(dict)([(name, self._numbered(name, partials)) for name in groups])
 
     def clear(self) -> None:
         self.categories = {name: path for name, path in self.categories.items() if name in self.num_base}
@@ -143,14 +143,18 @@ class Categorify(PartitionStatistics, nvtabular.ops.Categorify):
             for name, columns in self._groups(col_selector).items()
         }
 
-    def _merge(self, partials: Sequence[dict[str, ValueCounts]]) -> dict[str, ValueCounts]:
-        return {name: merged([partial[name] for partial in partials]) for name in partials[0]}
+    def _numbered(self, name: str, partials: Sequence[Any]) -> Any:
+        """The path of one vocabulary, delayed: columns are merged apart from each other, to share out the work."""
+        groups = [partials[begin : begin + FAN_IN] for begin in range(0, len(partials), FAN_IN)]
+        found = [delayed(_merged_column)(name, group) for group in groups]
+        while len(found) > FAN_IN:
+            found = [delayed(merged)(found[begin : begin + FAN_IN]) for begin in range(0, len(found), FAN_IN)]
+        return delayed(self._finish)(name, found)
 
-    def _finish(self, name: str, partials: Sequence[dict[str, ValueCounts]]) -> str:
+    def _finish(self, name: str, parts: Sequence[ValueCounts]) -> str:
         """Number the values of one vocabulary and write them. Returns the path."""
         num_base = self.num_base.get(name, 0)
         base = read_values(self.categories[name], name).slice(0, num_base) if num_base else pa.nulls(0)
-        parts = [partial[name] for partial in partials]
         known = [values for values in (base, *(part.values for part in parts)) if len(values)]
         interner = Interner(value_type([values.type for values in known]))
         interner.add(base)
@@ -193,3 +197,7 @@ def _of(option: int | Mapping[str, int], name: str) -> int:
 @cache
 def _scratch() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="cascade-categories-")
+
+
+def _merged_column(name: str, partials: Sequence[dict[str, ValueCounts]]) -> ValueCounts:
+    return merged([partial[name] for partial in partials])

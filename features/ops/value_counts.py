@@ -43,10 +43,10 @@ def merged(parts: Sequence[ValueCounts], interner: Interner | None = None) -> Va
     if interner is None:
         interner = Interner(value_type([part.values.type for part in parts if len(part.values)]))
     sizes = np.zeros(0, np.int64)
+    interner.reserve(sum(len(part.values) for part in parts))
     for part in parts:
         if not len(part.values):  # of a type that says nothing, where all rows are null
             continue
-        interner.reserve(len(part.values))
         codes = interner.add(part.values)
         sizes = np.concatenate([sizes, np.zeros(len(interner) - len(sizes), np.int64)])
         _add(codes, part.sizes, sizes)
