@@ -99,6 +99,7 @@ def _directions(weights, dim: int) -> np.ndarray:
     dim = min(dim, min(weights.shape) - 1)
     if dim < 1:
         return np.zeros((weights.shape[1], 0), dtype=np.float32)
-    found = TruncatedSVD(dim, random_state=0).fit(weights).components_
+    with np.errstate(invalid="ignore"):  # the share of variance that it reports, if all texts are equal
+        found = TruncatedSVD(dim, random_state=0).fit(weights).components_
     largest = np.take_along_axis(found, np.abs(found).argmax(1)[:, None], 1)
     return np.ascontiguousarray((found * np.sign(largest)).T, dtype=np.float32)
