@@ -36,7 +36,8 @@ def run(options: Namespace) -> None:
             print_now(first)
         unsaid.clear()
 
-    run_stages(config, options.out, options.only, say, getattr(options, "cluster", "threads"))
+    with _kept_configuration(options):
+        run_stages(config, options.out, options.only, say, getattr(options, "cluster", "threads"))
 
 
 def demo(options: Namespace) -> None:
@@ -188,6 +189,8 @@ def _with_append(config, options: Namespace):
 
     from features.artifact import MANIFEST
 
+    if config.data.adapter == "synthetic":
+        raise CommandError('--append needs data.adapter = "tables", "hm" or "criteo": the made world has no later logs')
     if not (options.out / "etl" / MANIFEST).is_file():
         raise CommandError(f"{options.out}: has no features to append to; run `cascade etl --out {options.out}` first")
     if options.append in config.data.append:
@@ -195,6 +198,21 @@ def _with_append(config, options: Namespace):
             f"--append {options.append}: is part of this run already (data.append); give the logs that came after it"
         )
     return replace(config, data=replace(config.data, append=(*config.data.append, options.append)))
+
+
+@contextmanager
+def _kept_configuration(options: Namespace) -> Iterator[None]:
+    """An append that is refused leaves the run's configuration as it was."""
+    from pipelines.stages import CONFIG_FILE
+
+    file = options.out / CONFIG_FILE
+    before = file.read_text() if getattr(options, "append", None) else None
+    try:
+        yield
+    except CascadeError:
+        if before is not None:
+            file.write_text(before)
+        raise
 
 
 def _saved(options: Namespace, out: Path):

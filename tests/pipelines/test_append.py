@@ -184,6 +184,24 @@ def test_an_append_of_what_is_not_there_is_refused(folder: Path, path: str, mess
     assert (folder / "run" / "etl" / "manifest.json").is_file(), "the features of before are still there"
 
 
+def test_an_append_that_is_refused_leaves_the_run_as_it_was(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    etl(folder, "run")
+    kept = (folder / "run" / CONFIG_FILE).read_text()
+    (folder / "broken.csv").write_text("a,b\n1,2\n")
+    for path in ("broken.csv", "nowhere"):
+        assert main(["etl", "--out", str(folder / "run"), "--append", str(folder / path)]) == 1
+        assert (folder / "run" / CONFIG_FILE).read_text() == kept
+    assert "no column 'user_id'" in capsys.readouterr().err
+    assert main(["etl", "--out", str(folder / "run")]) == 0
+
+
+def test_the_made_world_has_no_later_logs(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    data = ("--data.synthetic.num-users", "50", "--data.synthetic.num-interactions", "500")
+    assert main(["etl", "--out", "made", *data]) == 0
+    assert main(["etl", "--out", "made", "--append", str(folder / "second")]) == 1
+    assert "the made world has no later logs" in capsys.readouterr().err
+
+
 def test_the_same_logs_are_not_appended_twice(folder: Path, capsys: pytest.CaptureFixture) -> None:
     etl(folder, "run")
     etl(folder, "run", "--append", str(folder / "second"))
