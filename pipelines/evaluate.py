@@ -4,10 +4,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -26,6 +23,7 @@ from features.errors import CascadeError
 from features.split import TEST, TRAIN, VALID
 from pipelines.baselines import BaselineResult, Events, HeldOut, cached_baselines, run_baselines
 from pipelines.evaluation_table import print_report
+from pipelines.report_file import write_report
 from retrieval.metrics import (
     bootstrap_difference,
     bootstrap_interval,
@@ -189,8 +187,8 @@ def evaluate(
             for one in baselines
         },
     }
-    report = _jsonable(report)
-    _write_json(out / "evaluation.json", report)
+    report = write_report(report, out / "evaluation.json")
+    _log.info("evaluation: wrote %s", out / "evaluation.json")
     print_report(report)
     return report
 
@@ -370,19 +368,3 @@ def _protocol(world: _World, users: HeldOut, config: EvaluationConfig, drop_seen
         "num_items": len(world.item_ids),
         "num_items_never_seen_before_test": int((world.known.item_counts == 0).sum()),
     }
-
-
-def _jsonable(value: Any) -> Any:
-    """nan becomes null, which JSON knows."""
-    if isinstance(value, dict):
-        return {key: _jsonable(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _write_json(path: Path, report: dict[str, Any]) -> None:
-    writing = path.with_name(f".{path.name}.writing")
-    writing.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    os.replace(writing, path)
-    _log.info("evaluation: wrote %s", path)
