@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from merlin.schema import Schema
 
-from ranking.click_batches import ClickBatches
-from ranking.click_logistic import ClickLogistic
-from ranking.click_train import predicted, train
+from ranking.clicks.batches import ClickBatches
+from ranking.clicks.logistic import ClickLogistic
+from ranking.clicks.train import predicted, train
 from ranking.config import ClickConfig
 
 L2 = (0.1, 1.0, 10.0, 100.0)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from tqdm import tqdm
 
-from ranking.click_metrics import RankedLabels, calibration_ratio, log_losses, normalised_entropy
+from ranking.clicks.metrics import RankedLabels, calibration_ratio, log_losses, normalised_entropy
 
 # N impressions  S resamples  M metrics
 

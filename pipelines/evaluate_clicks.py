@@ -15,8 +15,8 @@ from pipelines.click_bootstrap import Interval, Measured, bootstrapped, interval
 from pipelines.click_table import print_click_report
 from pipelines.evaluate import EvaluationConfig
 from pipelines.report_file import write_report
-from ranking.click_batches import ClickBatches
-from ranking.click_checks import click_schema
+from ranking.clicks.batches import ClickBatches
+from ranking.clicks.checks import click_schema
 from ranking.config import RankingConfig
 
 # N test impressions

@@ -84,7 +84,7 @@ STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
 def _click_ranking(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:
-    from ranking import click_train
+    from ranking.clicks import train as click_train
 
     click_train.run(config.ranking, inputs["etl"], config.seed, writer)
 

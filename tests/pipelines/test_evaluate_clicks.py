@@ -19,8 +19,8 @@ from pipelines.click_bootstrap import METRICS, Measured, bootstrapped, intervals
 from pipelines.click_table import print_click_report
 from pipelines.evaluate import EvaluationConfig
 from pipelines.evaluate_clicks import evaluate_clicks
-from ranking import click_train
-from ranking.click_metrics import auc, log_losses
+from ranking.clicks import train as click_train
+from ranking.clicks.metrics import auc, log_losses
 from ranking.config import ClickConfig, RankingConfig
 
 NUM_IDS = 5

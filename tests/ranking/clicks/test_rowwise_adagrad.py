@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ranking.rowwise_adagrad import RowwiseAdagrad
+from ranking.clicks.rowwise_adagrad import RowwiseAdagrad
 
 
 def test_steps_are_those_of_the_formula_and_other_rows_stay():

@@ -16,8 +16,8 @@ from torch import nn
 
 from features.batches import Batch
 from features.embedding import embedding_tables
-from ranking.click_checks import PartStatistics
-from ranking.click_model import ClickModel, output_layer
+from ranking.clicks.checks import PartStatistics
+from ranking.clicks.model import ClickModel, output_layer
 from ranking.config import ClickConfig
 
 # N rows  C categorical features  D embedding

@@ -12,8 +12,8 @@ from merlin.schema import ColumnSchema, Schema, Tags
 from features.artifact import Artifact, open_artifact, writing
 from features.errors import CascadeError
 from features.schema import save_schema
-from ranking.click_batches import ClickBatches
-from ranking.click_checks import (
+from ranking.clicks.batches import ClickBatches
+from ranking.clicks.checks import (
     CategoryIdError,
     ClickSchemaError,
     LabelError,

@@ -11,7 +11,7 @@ from torch import nn
 
 from features.batches import Batch
 from features.schema import num_categories, select
-from ranking.click_checks import PartStatistics
+from ranking.clicks.checks import PartStatistics
 
 # N rows  C categorical features  F continuous features  D weights per id
 # W ids of all categorical features, one feature behind the other

@@ -7,8 +7,8 @@ from merlin.schema import Schema
 from torch import nn
 
 from features.batches import Batch
-from ranking.click_checks import PartStatistics
-from ranking.click_model import ClickModel, output_layer
+from ranking.clicks.checks import PartStatistics
+from ranking.clicks.model import ClickModel, output_layer
 
 
 class ClickLogistic(ClickModel):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ranking.click_metrics import RankedLabels, auc, calibration_ratio, log_losses, normalised_entropy
+from ranking.clicks.metrics import RankedLabels, auc, calibration_ratio, log_losses, normalised_entropy
 
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=30)
 

@@ -15,11 +15,11 @@ from scipy.optimize import minimize
 
 from features.artifact import Artifact, open_artifact, writing
 from features.schema import FIRST_KNOWN, save_schema
-from ranking.click_batches import ClickBatches
-from ranking.click_checks import LabelError, click_schema
-from ranking.click_dlrm import ClickDlrm
-from ranking.click_logistic import ClickLogistic
-from ranking.click_train import DivergedError, evaluated, predicted, run, train
+from ranking.clicks.batches import ClickBatches
+from ranking.clicks.checks import LabelError, click_schema
+from ranking.clicks.dlrm import ClickDlrm
+from ranking.clicks.logistic import ClickLogistic
+from ranking.clicks.train import DivergedError, evaluated, predicted, run, train
 from ranking.config import ClickConfig, RankingConfig
 
 NUM_IDS = {"C1": 5, "C2": 5, "C3": 23}

@@ -11,7 +11,7 @@ from merlin.schema import Schema
 
 from features.batches import Batch
 from features.partitions import ParquetParts, dataset_of
-from ranking.click_checks import checked_statistics, label_name
+from ranking.clicks.checks import checked_statistics, label_name
 
 
 class ClickBatches:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from merlin.schema import ColumnSchema, Schema, Tags
 
-from ranking.click_checks import PartStatistics
-from ranking.click_dlrm import ClickDlrm
-from ranking.click_logistic import ClickLogistic
-from ranking.click_model import ClickModel
-from ranking.click_train import export_clicks
+from ranking.clicks.checks import PartStatistics
+from ranking.clicks.dlrm import ClickDlrm
+from ranking.clicks.logistic import ClickLogistic
+from ranking.clicks.model import ClickModel
+from ranking.clicks.train import export_clicks
 from ranking.config import ClickConfig
 
 NUM_IDS = {"C1": 5, "C2": 9, "C3": 4}

@@ -24,13 +24,13 @@ from tqdm import tqdm
 from features.artifact import Artifact, ArtifactWriter
 from features.errors import CascadeError
 from features.onnx_export import export_onnx
-from ranking.click_batches import ClickBatches
-from ranking.click_checks import click_schema
-from ranking.click_dlrm import ClickDlrm
-from ranking.click_metrics import auc, log_losses
-from ranking.click_model import ClickModel
+from ranking.clicks.batches import ClickBatches
+from ranking.clicks.checks import click_schema
+from ranking.clicks.dlrm import ClickDlrm
+from ranking.clicks.metrics import auc, log_losses
+from ranking.clicks.model import ClickModel
+from ranking.clicks.rowwise_adagrad import RowwiseAdagrad
 from ranking.config import ClickConfig, RankingConfig
-from ranking.rowwise_adagrad import RowwiseAdagrad
 
 # N rows
 

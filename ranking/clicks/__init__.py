@@ -1,0 +1,1 @@
+"""Clicks foretold from impressions: a DLRM of its own, and the logistic regression beside it."""
