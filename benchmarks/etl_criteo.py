@@ -161,4 +161,4 @@ if __name__ == "__main__":
         run(sys.argv[2], Path(sys.argv[3]), sys.argv[4])
     else:
         sizes = [int(argument) for argument in sys.argv[1:]]
-        main(*(sizes + [1_000_000, 200_000, 3][len(sizes) :]))
+        main(*(sizes + [4_000_000, 200_000, 3][len(sizes) :]))
