@@ -34,9 +34,7 @@ from features.history import EventLog
 from features.logs import FeatureColumns, InteractionColumns, Logs
 from features.partitions import ROWS_PER_PART, TableParts
 from features.schema import save_schema
-from features.split import TEST, TRAIN, VALID, TimeSplit, time_split
-
-PART_NAMES = {TRAIN: "train", VALID: "valid", TEST: "test"}
+from features.split import PART_NAMES, TRAIN, TimeSplit, time_split
 
 
 def run(
@@ -116,7 +114,7 @@ def logs_of(etl: Artifact) -> Logs:
         for name, table in (("user_id", users), ("item_id", items))
     }
     others = ("timestamp", *_interaction_columns(etl).names)
-    columns = {name: events[name].cast(pa.float64()) if name == "price" else events[name] for name in others}
+    columns = {name: events[name] for name in others}
     features = {
         f"{name}_features": FeatureColumns(**{kind: tuple(names) for kind, names in kinds.items()})
         for name, kinds in etl.metrics["feature_columns"].items()

@@ -35,9 +35,8 @@ from features.ops.log_normalize import LogNormalize
 from features.ops.target_encoding import TargetEncoding
 from features.partitions import ROWS_PER_PART, ParquetParts
 from features.schema import save_schema
-from features.split import TEST, TRAIN, VALID
+from features.split import PART_NAMES, TEST, TRAIN, VALID
 
-PART_NAMES = {TRAIN: "train", VALID: "valid", TEST: "test"}
 WORKFLOW = "impressions"
 
 
@@ -50,7 +49,7 @@ def run(
     cluster: Cluster,
     before: Artifact | None = None,
     num_known: int = 0,
-) -> None:
+) -> list[Path]:
     """Write the etl artifact of an impression log.
 
     Args:
@@ -58,6 +57,7 @@ def run(
         max_quarantined_share: largest share of unreadable rows.
         before: the artifact of the log's first part; its rows are not read again, and its categories keep their ids.
         num_known: sources (the log, then each append) that `before` has.
+    Returns: the files of raw rows that were read now, without those that `before` had.
     Raises: LogError if the files cannot be used.
     """
     raw = writer.path / "raw"
@@ -96,6 +96,7 @@ def run(
         "num_categories": {name: len(column) for name, column in sorted(values.items())},
         "vocabulary": version,
     }
+    return parts.read_now
 
 
 def impression_workflow(
@@ -168,6 +169,7 @@ class _Parts:
         self.folder = folder
         self.num_files = dict.fromkeys(PART_NAMES.values(), 0)
         self.num_rows = dict.fromkeys(PART_NAMES.values(), 0)
+        self.read_now: list[Path] = []
         for name in PART_NAMES.values():
             (folder / name).mkdir(parents=True)
 
@@ -206,7 +208,9 @@ class _Parts:
 
     def _write(self, name: str, tables: list[pa.Table]) -> None:
         table = pa.concat_tables(tables).unify_dictionaries()
-        pq.write_table(table, self._next(name, len(table)), compression=executor.COMPRESSION)
+        path = self._next(name, len(table))
+        pq.write_table(table, path, compression=executor.COMPRESSION)
+        self.read_now.append(path)
 
     def _next(self, name: str, num_rows: int) -> Path:
         path = self.folder / name / executor.part_name(self.num_files[name])

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from features.errors import CascadeError
 
 TRAIN, VALID, TEST = 0, 1, 2
+PART_NAMES = {TRAIN: "train", VALID: "valid", TEST: "test"}
 
 
 class SplitError(CascadeError, ValueError):

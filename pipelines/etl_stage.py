@@ -113,7 +113,7 @@ def _impressions(
 
     data = config.data
     assert data.criteo is not None
-    impressions.run(
+    read_now = impressions.run(
         config.etl.impressions,
         data.criteo,
         data.append,
@@ -128,8 +128,7 @@ def _impressions(
     profile = profile_tables({"impressions": parts}, rows_read=writer.metrics["rows_read"], quarantine=quarantine)
     _write_json(writer, PROFILE, profile)
     if before is not None:
-        known = len({name for name in before.manifest["parts"] if name.startswith("raw/")})
-        later = profile_tables({"impressions": parts[known:]}, fitted=_fitted(before))
+        later = profile_tables({"impressions": read_now}, fitted=_fitted(before))
         _report_drift(later, before, writer, say)
 
 
