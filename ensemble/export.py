@@ -61,7 +61,8 @@ def run(
             items=etl.file("items.parquet"),
             query_encoder=retrieval.file("query_encoder.onnx"),
             item_vectors=retrieval.file("item_vectors.parquet"),
-            index=index.file("index.faiss"),
+            sources=retrieval.file("sources/merge.json").parent,
+            index=index.path,
             ranker=ranking.file("ranker.onnx"),
         )
         graph = request_graph(files, config.num_candidates, etl.manifest["config"]["drop_seen"])

@@ -10,11 +10,11 @@ from merlin.dag import postorder_iter_nodes
 from merlin.schema import ColumnSchema, Schema
 from merlin.systems.dag import Ensemble
 
-from ensemble.operators.drop_excluded import DropExcluded
-from ensemble.operators.drop_seen import DropSeen
 from ensemble.operators.encode_query import EncodeQuery
 from ensemble.operators.fetch_user_features import FetchUserFeatures
 from ensemble.operators.fill_candidates import FillCandidates
+from ensemble.operators.forbid_items import ForbidItems
+from ensemble.operators.merge_candidates import MergeCandidates
 from ensemble.operators.operator import RequestOperator
 from ensemble.operators.order_slate import OrderSlate
 from ensemble.operators.retrieve_candidates import RetrieveCandidates
@@ -41,25 +41,25 @@ class GraphFiles:
     items: Path
     query_encoder: Path
     item_vectors: Path
+    sources: Path
     index: Path
     ranker: Path
 
 
 def request_graph(files: GraphFiles, num_candidates: int, drop_seen: bool) -> Ensemble:
-    """query features -> query vector -> candidates -> filters -> scores -> slate.
+    """query features -> query vector -> what is forbidden -> proposals -> candidates -> scores -> slate.
 
     Args:
         num_candidates: candidates that are scored for each user.
-        drop_seen: whether a user's past items are filtered.
+        drop_seen: whether a user's past items are forbidden.
     """
     path = REQUEST_SCHEMA.column_names >> FetchUserFeatures(files.store, files.schema)
     path = path >> EncodeQuery(files.query_encoder)
-    path = path >> RetrieveCandidates(files.index, files.items, num_candidates, drop_seen)
-    if drop_seen:
-        path = path >> DropSeen()
-    path = path >> DropExcluded(files.items)
-    path = path >> FillCandidates(files.items, drop_seen)
-    path = path >> ScoreCandidates(files.ranker, files.items, files.item_vectors, files.online)
+    path = path >> ForbidItems(files.items, drop_seen)
+    path = path >> RetrieveCandidates(files.index, files.query_encoder, files.sources, files.items, num_candidates)
+    path = path >> MergeCandidates(files.sources)
+    path = path >> FillCandidates(files.items)
+    path = path >> ScoreCandidates(files.ranker, files.items, files.item_vectors, files.sources, files.online)
     path = path >> OrderSlate(files.items)
     return Ensemble(path, REQUEST_SCHEMA)
 

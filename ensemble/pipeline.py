@@ -13,6 +13,7 @@ from merlin.table import TensorTable
 
 from ensemble.chain_executor import ChainExecutor
 from ensemble.graph import operators_of
+from ensemble.operators.operator import RequestOperator
 from ensemble.request import FEATURE_TIME, Reply, Request
 from features.artifact import ArtifactError, file_sha256
 
@@ -60,6 +61,23 @@ class Pipeline:
 
     def recommend(self, request: Request) -> Reply:
         """Answer a checked request; every user's answer is the same whoever else is in it."""
+        done = self.columns(request)
+        return Reply(
+            item_ids=done["item_ids"],
+            scores=done["scores"],
+            propensities=done["propensities"],
+            source=done["source_name"],
+            candidate_ids=_filled(done["candidate_ids"]),
+            ranked_ids=_filled(done["ranked_ids"]),
+        )
+
+    @property
+    def operators(self) -> list[RequestOperator]:
+        """The operators of the request path, first to last."""
+        return operators_of(self._ensemble)
+
+    def columns(self, request: Request) -> dict[str, np.ndarray]:
+        """Every column that the operators made on the way to the reply, [B, ...]."""
         table = TensorTable(
             {
                 "user": request.user_id,
@@ -70,14 +88,7 @@ class Pipeline:
             }
         )
         done = self._ensemble.transform(table, runtime=self._runtime)
-        return Reply(
-            item_ids=done["item_ids"].values,
-            scores=done["scores"].values,
-            propensities=done["propensities"].values,
-            source=done["source_name"].values,
-            candidate_ids=_filled(done["candidate_ids"].values),
-            ranked_ids=_filled(done["ranked_ids"].values),
-        )
+        return {name: done[name].values for name in done}
 
 
 def _padded(exclude: list[np.ndarray]) -> np.ndarray:

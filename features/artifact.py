@@ -17,7 +17,7 @@ from typing import Any
 
 from features.errors import CascadeError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 _VERSIONED_PACKAGES = (
     "cascade",

@@ -1,8 +1,8 @@
 """The features of an interaction, each as of its moment: what NVTabular reads, for any user, item and moment.
 
-A name says whose feature it is: `user_...` and `history` the user's (kept in the online store), `item_...` the item's
-(kept in the items table). A new one needs a line in `_columns`, one in the tuples, and nothing in the leak test, which
-finds it by its name.
+A name says whose feature it is: `user_...` and `history...` the user's (kept in the online store), `item_...` the
+item's (kept in the items table). A new one needs a line in `_columns`, one in the tuples, and nothing in the leak test,
+which finds it by its name.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import pyarrow as pa
 
 from features import partitions
 from features.history import NO_ITEM, EventLog
+from features.history_gaps import NO_GAP
 
 # E events  Q questions (a user, an item and a moment)  N history length
 KEYS = ("user_row", "item_row", "timestamp")
 HISTORY = "history"
+HISTORY_GAP = "history_gap"
+"""Of each interaction of the history how long before the next newer one it was, as `features.history_gaps` has it."""
 # Numbers that are never negative and grow without bound: log(1 + x), then mean 0 and deviation 1 over the train part.
 USER_NUMBERS = ("user_num_events",)
 MOMENT_NUMBERS = ("user_recency_days",)
@@ -55,10 +58,16 @@ class AsOf:
         return tuple(f"{LAST}{name}" for name in self.categories)
 
     @property
+    def user_columns(self) -> tuple[str, ...]:
+        """All that is known of the user at the moment and does not change until the user's next interaction."""
+        return (HISTORY, HISTORY_GAP, *USER_NUMBERS, *self.user_categories)
+
+    @property
     def schema(self) -> pa.Schema:
         """Of what `raw_interactions` returns."""
         kinds: dict[str, pa.DataType] = dict.fromkeys(KEYS, pa.int64())
-        kinds |= {HISTORY: pa.large_list(pa.int64())} | dict.fromkeys(self.numbers, pa.float64())
+        kinds |= dict.fromkeys((HISTORY, HISTORY_GAP), pa.large_list(pa.int64()))
+        kinds |= dict.fromkeys(self.numbers, pa.float64())
         return pa.schema(kinds | dict.fromkeys(self.user_categories, pa.dictionary(pa.int32(), pa.string())))
 
 
@@ -95,7 +104,8 @@ def _columns(
         "user_row": lambda: user_row,
         "item_row": lambda: item_row,
         "timestamp": lambda: timestamp,
-        HISTORY: lambda: _ragged(history().history_QN),
+        HISTORY: lambda: _ragged(history().history_QN, history().history_QN != NO_ITEM),
+        HISTORY_GAP: lambda: _ragged(history().gap_QN, history().gap_QN != NO_GAP),
         "user_num_events": lambda: user().num_events,
         "user_recency_days": lambda: user().recency_days,
         "item_num_events": lambda: item().num_events,
@@ -147,7 +157,6 @@ def _opened(folder: Path) -> EventLog:
     return EventLog.open(folder)
 
 
-def _ragged(history_QN: np.ndarray) -> pa.Array:
-    known = history_QN != NO_ITEM
-    offsets = np.concatenate([[0], np.cumsum(known.sum(1))])
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(history_QN[known].astype(np.int64)))
+def _ragged(values_QN: np.ndarray, known_QN: np.ndarray) -> pa.Array:
+    offsets = np.concatenate([[0], np.cumsum(known_QN.sum(1))])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values_QN[known_QN].astype(np.int64)))

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 from features import vocabulary
 from features import workflow as wf
 from features.artifact import Artifact, ArtifactWriter
-from features.as_of import HISTORY, USER_NUMBERS, AsOf, Interactions, raw_interactions
+from features.as_of import HISTORY, AsOf, Interactions, raw_interactions
 from features.cluster import IN_PROCESS, Cluster
 from features.config import EtlConfig
 from features.entities import Entity, check_names
@@ -191,8 +191,7 @@ class _States:
             user = self.log.user_state(rows, at, 0)
             owner, seen_row = self.log.items_before(rows, at)
             offsets = np.searchsorted(owner, np.arange(len(rows) + 1))
-            names = (HISTORY, *USER_NUMBERS, *self.as_of.user_categories)
-            state = {name: features[name] for name in names}
+            state = {name: features[name] for name in self.as_of.user_columns}
             state |= {"num_events": user.num_events, "last_timestamp": user.last_timestamp}
             state["seen"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(seen_row))
             yield _joined(table, state)

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.history_gaps import GAP_0, NO_GAP, gaps_to_next
+
 # E events  Q questions (a user or an item, and a moment)  N history length
 SECONDS_PER_DAY = 86_400
 NO_ITEM = NO_CODE = -1
@@ -29,6 +31,8 @@ class UserState:
 
     history_QN: np.ndarray
     """Item rows of the last N interactions, newest first, NO_ITEM where there are fewer."""
+    gap_QN: np.ndarray
+    """How long before the next newer one each of them was, as `features.history_gaps` says it; NO_GAP pads."""
     num_events: np.ndarray
     """[Q] interactions so far."""
     recency_days: np.ndarray
@@ -85,6 +89,7 @@ class EventLog:
             "user_key": self._key(user_row[by_user], timestamp[by_user]),
             "item_of_user": item_row[by_user],
         }
+        arrays["gap_of_user"] = gaps_to_next(arrays["user_key"])
         self._values = {name: column.dictionary.to_pylist() for name, column in (categories or {}).items()}
         for name, column in (categories or {}).items():
             arrays[f"{CODES}{name}"] = column.indices.fill_null(NO_CODE).to_numpy(zero_copy_only=False)[by_user]
@@ -148,13 +153,13 @@ class EventLog:
         """
         key, item_of_user = self._arrays["user_key"], self._arrays["item_of_user"]
         start, end = self._places(key, user_row, timestamp)
-        position_QN = end[:, None] - 1 - np.arange(history_length)
-        known_QN = position_QN >= start[:, None]
-        history_QN = np.where(known_QN, _take(item_of_user, position_QN), NO_ITEM)
+        history_QN = _newest_first(item_of_user, start, end, history_length, NO_ITEM)
+        gap_QN = _newest_first(self._arrays["gap_of_user"], start, end, history_length, NO_GAP)
+        gap_QN[end > start, :1] = GAP_0  # the time to what comes after the moment is not known
         last = np.where(end > start, self._moment(_take(key, end - 1), user_row), -1)
         recency = np.where(last >= 0, (timestamp - last) / SECONDS_PER_DAY, 0.0)
         categories = {name: self._category(name, start, end) for name in self.categories}
-        return UserState(history_QN, end - start, recency, last, categories)
+        return UserState(history_QN, gap_QN, end - start, recency, last, categories)
 
     def item_state(self, item_row: np.ndarray, timestamp: np.ndarray, window_days: float) -> ItemState:
         """State of each item strictly before each moment; the window is [moment - window_days, moment)."""
@@ -274,6 +279,21 @@ def coded(column: pa.ChunkedArray | pa.Array) -> pa.DictionaryArray:
     place[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
     indices = pa.array(place, pa.int32()).take(column.indices)
     return pa.DictionaryArray.from_arrays(indices, column.dictionary.take(order))
+
+
+def _newest_first(values: np.ndarray, start: np.ndarray, end: np.ndarray, length: int, padding: int) -> np.ndarray:
+    """[Q, length] the last values of each run of events, the last one first."""
+    newest_QN = np.full((len(start), length), padding, values.dtype)
+    _fill_newest(np.asarray(values), start, end, newest_QN)
+    return newest_QN
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_newest(values: np.ndarray, start: np.ndarray, end: np.ndarray, newest_QN: np.ndarray) -> None:
+    for question in range(len(newest_QN)):
+        last, row = end[question] - 1, newest_QN[question]
+        for place in range(min(len(row), end[question] - start[question])):
+            row[place] = values[last - place]
 
 
 def _take(values: np.ndarray, position: np.ndarray) -> np.ndarray:

@@ -14,8 +14,9 @@ from nvtabular import ops
 
 from features import executor
 from features.artifact import Artifact
-from features.as_of import HISTORY, KEYS, MOMENT_NUMBERS, USER_NUMBERS, AsOf
+from features.as_of import HISTORY, HISTORY_GAP, KEYS, MOMENT_NUMBERS, USER_NUMBERS, AsOf
 from features.cluster import Cluster
+from features.history_gaps import NUM_GAPS
 from features.logs import FeatureColumns
 from features.ops.calendar import Calendar
 from features.ops.categorify import Categorify
@@ -63,13 +64,16 @@ def entity_workflow(
 
 
 def interaction_workflow(as_of: AsOf, vocabulary: Vocabulary, storage: Path) -> nvt.Workflow:
-    """Workflow for what depends on the moment: history, activity, popularity, prices, calendar.
+    """Workflow for what depends on the moment: history and its gaps, activity, popularity, prices, calendar.
 
     Args:
         vocabulary: for `history`, which has the item ids' (one embedding table serves both), and the user categories.
     """
     history = _encoded([HISTORY], vocabulary, storage) >> PadList(as_of.history_length)
     nodes = list(KEYS) + (history >> ops.AddTags([Tags.USER, Tags.SEQUENCE]))
+    domain = {"min": 0, "max": NUM_GAPS - 1, "name": HISTORY_GAP}
+    gaps = [HISTORY_GAP] >> PadList(as_of.history_length) >> ops.AddProperties({"domain": domain})
+    nodes = nodes + (gaps >> ops.AddTags([Tags.USER, Tags.SEQUENCE, Tags.CATEGORICAL]))
     nodes = nodes + (list(USER_NUMBERS) >> LogNormalize() >> ops.AddTags([Tags.USER]))
     nodes = nodes + ([*MOMENT_NUMBERS, *as_of.item_numbers] >> LogNormalize() >> ops.AddTags([Tags.CONTEXT]))
     if as_of.user_categories:

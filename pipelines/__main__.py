@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _STAGES = ("etl", "retrieval", "index", "ranking", "export")
+_RESUMING = ("demo", "run", *_STAGES, "tune")
 _OVERRIDES = "--SECTION.KEY VALUE overrides any key of the configuration; `cascade keys` lists them."
 
 
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         getattr(commands, options.action)(options)
         return 0
     except KeyboardInterrupt:
-        print("\ncascade: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        goes_on = "; the same command goes on where it stopped" if options.resumes else ""
+        print(f"\ncascade: interrupted{goes_on}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `cascade keys | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -56,11 +58,13 @@ def command_line() -> argparse.ArgumentParser:
     def command(name: str, text: str, *, overrides: bool = False) -> argparse.ArgumentParser:
         epilog = _OVERRIDES if overrides else None
         added = commands.add_parser(name, help=text, description=text, epilog=epilog, allow_abbrev=False)
-        added.set_defaults(takes_overrides=overrides, action=name, only=None)
+        added.set_defaults(takes_overrides=overrides, action=name, only=None, resumes=name in _RESUMING)
         return added
 
-    def run_folder(of: argparse.ArgumentParser) -> None:
-        of.add_argument("--out", type=Path, help="the run's folder (default: the last run's)")
+    def run_folder(of: argparse.ArgumentParser, out: str | None = "the same as --run") -> None:
+        of.add_argument("--run", type=Path, metavar="FOLDER", help="the run's folder (default: the last run's)")
+        if out:
+            of.add_argument("--out", type=Path, help=out)
 
     added = command("demo", "a made world through every stage, Triton included, in a few minutes", overrides=True)
     added.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run (default: runs/demo)")
@@ -82,10 +86,34 @@ def command_line() -> argparse.ArgumentParser:
             )
     run_folder(command("serve", "serve a run with Triton until interrupted", overrides=True))
 
-    added = command("recommend", "ask for slates: a server, or with --local the same graph in process")
-    run_folder(added)
-    added.add_argument("--users", required=True, help="user ids, separated by commas")
-    added.add_argument("--k", type=int, default=10, help="items per user (default: 10)")
+    added = command(
+        "recommend",
+        "ask for slates: a server, or in process the same graph with --local; or write those of many users to a file",
+    )
+    run_folder(
+        added,
+        "with --all or --users-from, the .parquet file to write, with the columns user_id, rank, item_id, score and "
+        "source and a row an item, a user's items together and best first; a file that is there is replaced when the "
+        "last user is in the new one. Otherwise the same as --run",
+    )
+    who = added.add_mutually_exclusive_group(required=True)
+    who.add_argument("--users", help="user ids, separated by commas")
+    who.add_argument("--all", action="store_true", help="every user of the run, in process, into --out FILE.parquet")
+    who.add_argument(
+        "--users-from",
+        type=Path,
+        metavar="FILE",
+        help="users one a line, or the column user_id of a .parquet file, in process, into --out FILE.parquet; one who "
+        "stands there twice is answered twice",
+    )
+    added.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="processes for --all and --users-from, each of which starts its own copy of the pipeline: for very many "
+        "users (default: 1)",
+    )
+    added.add_argument("--k", type=int, default=10, help="items per user, at most 1000 (default: 10)")
     added.add_argument("--exclude", default="", help="item ids never to show, separated by commas")
     added.add_argument(
         "--timestamp", type=int, help="Unix seconds of the request (default: when the features were made)"
@@ -95,10 +123,44 @@ def command_line() -> argparse.ArgumentParser:
     added.add_argument("--local", action="store_true", help="in process, without a server")
     added.add_argument("--json", action="store_true", help="one JSON object a user instead of a table")
 
+    added = command("embeddings", "write the vectors of users or items to a .parquet file")
+    added.add_argument("entity", choices=("users", "items"))
+    run_folder(added, None)
+    added.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file to write, with the columns user_id or item_id, and vector; one that is there is replaced. Its "
+        "metadata says, under the key cascade, which model the vectors are from and how they are compared",
+    )
+    added = command("similar", "the items nearest to an item, by what it is like and not by how much it is sold")
+    run_folder(added, None)
+    added.add_argument("--item", required=True, metavar="ID", help="item ids, separated by commas")
+    added.add_argument("--k", type=int, default=10, help="similar items per item (default: 10)")
+    added.add_argument("--json", action="store_true", help="one JSON object an item instead of a table")
+
     added = command(
         "evaluate", "measure the served pipeline beside tuned baselines, on the test period", overrides=True
     )
     run_folder(added)
+    added.add_argument(
+        "--stage",
+        choices=("candidates",),
+        help="only the candidates, merged and of each source, in process and with more baselines (default: as served)",
+    )
+    added = command(
+        "tune",
+        "search for the settings of a stage with the highest validation recall; it can be stopped and goes on, and "
+        "keeps its trials in the run's folder tune",
+        overrides=True,
+    )
+    added.add_argument("stage", choices=("retrieval",))
+    _config_and_out(added)
+    added.add_argument("--trials", type=int, default=30, help="trials in all, earlier ones counted (default: 30)")
+    added.add_argument(
+        "--timeout-minutes", type=float, help="begin no trial after so many minutes (default: none)", metavar="MINUTES"
+    )
     added = command("profile", "what the logs hold: nulls, ranges, duplicates, what was set aside")
     run_folder(added)
     added.add_argument("--html", type=Path, help="write a page with plots here (default: profile.html of the run)")

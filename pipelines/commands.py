@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from features.errors import CascadeError
+
+if TYPE_CHECKING:
+    from features.artifact import Artifact
 
 ADDRESSES = "addresses.json"
 LATEST = Path("runs/latest")
@@ -86,23 +91,26 @@ def serve(options: Namespace) -> None:
 
 
 def recommend(options: Namespace) -> None:
-    """Print the slates of some users."""
+    """Print the slates of some users, or write those of many."""
     from pipelines.slates import print_json, print_slates, titles
 
-    users = [user.strip() for user in options.users.split(",") if user.strip()]
+    if options.users is None:
+        return _recommend_in_bulk(options)
+    if options.out and options.out.suffix == ".parquet":
+        raise CommandError(f"--out {options.out} needs --all or --users-from; the run's folder goes to --run")
+    if options.processes != 1:
+        raise CommandError("--processes needs --all or --users-from")
+    users, exclude = _listed(options.users), _listed(options.exclude)
     if not users:
         raise CommandError(f"--users must name at least one user, got {options.users!r}; separate them by commas")
-    exclude = [item.strip() for item in options.exclude.split(",") if item.strip()]
     asked = {"k": options.k, "exclude": [exclude] * len(users), "timestamp": options.timestamp}
-    out = None if options.url and not options.out else _run_folder(options)
-    if out and not out.is_dir():
-        raise CommandError(f"{out}: there is no such run; `cascade run --out {out}` makes one")
+    out = None if options.url and not (options.run or options.out) else _existing_run(options)
     if options.local:
         from ensemble.pipeline import Pipeline
         from ensemble.request import Request
 
         request = Request.of(users, **asked)
-        replies = [Pipeline.load(_repository(_run_folder(options)) / "cascade" / "1").recommend(request)]
+        replies = [Pipeline.load(_repository(_existing_run(options)) / "cascade" / "1").recommend(request)]
     else:
         from ensemble.client import RecommendClient
 
@@ -116,15 +124,80 @@ def recommend(options: Namespace) -> None:
         begin += len(reply)
 
 
+def _recommend_in_bulk(options: Namespace) -> None:
+    """Write the slates of every user of the run, or of those in a file."""
+    from pipelines.batch_recommend import Ask, write_slates
+    from pipelines.stages import print_now
+    from pipelines.user_list import UserList
+
+    who = "--all" if options.all else "--users-from"
+    if options.out is None or options.out.suffix != ".parquet":
+        got = f", got --out {options.out}; the run's folder goes to --run" if options.out else ""
+        raise CommandError(f"{who} needs --out FILE.parquet for the slates{got}")
+    if options.url or options.json:
+        raise CommandError(f"{who} asks in process and writes a file: leave out {'--url' if options.url else '--json'}")
+    if options.processes < 1:
+        raise CommandError(f"--processes must be at least 1, got {options.processes}")
+    run = _existing_run(options, out_is_run=False)
+    repository = _repository(run)
+    etl, export = _artifact(run, "etl"), _artifact(run, "export")
+    users = UserList.open(etl.file("users.parquet"), "raw_id") if options.all else UserList.open(options.users_from)
+    ask = Ask(options.k, _listed(options.exclude), options.timestamp)
+    about = {"export": export.content_hash}
+    begun = time.monotonic()
+    written = write_slates(repository / "cascade" / "1", users, ask, options.out, about, options.processes)
+    print_now(f"wrote {options.out}: {written.summary(options.k, time.monotonic() - begun)}")
+
+
+def embeddings(options: Namespace) -> None:
+    """Write the vectors of users or items."""
+    from pipelines.embeddings import write_embeddings
+
+    retrieval = _artifact(_existing_run(options, out_is_run=False), "retrieval")
+    num_rows, width = write_embeddings(retrieval, options.entity, options.out)
+    print(f"wrote {options.out}: {num_rows:,} {options.entity}, vectors of {width} numbers")
+
+
+def similar(options: Namespace) -> None:
+    """Print the items that are like some."""
+    from pipelines.similar import print_neighbours, print_neighbours_json, similar_items
+    from pipelines.slates import titles
+
+    run = _existing_run(options, out_is_run=False)
+    items = _listed(options.item)
+    if not items:
+        raise CommandError(f"--item must name at least one item, got {options.item!r}; separate them by commas")
+    found = similar_items(_artifact(run, "retrieval"), items, options.k)
+    if options.json:
+        print_neighbours_json(found)
+    else:
+        print_neighbours(found, titles(run / "etl" / "items.parquet"))
+
+
+def tune(options: Namespace) -> None:
+    """Search for the best settings of a stage."""
+    from pipelines.stages import print_now
+    from pipelines.tune import Budget
+    from pipelines.tune_retrieval import tune_retrieval
+
+    config, origin = _load(options)
+    etl = _artifact(options.out, "etl")
+    print_now(f"config     {origin}")
+    tune_retrieval(config, etl, options.out, Budget(options.trials, options.timeout_minutes), print_now)
+
+
 def evaluate(options: Namespace) -> None:
-    """Ask the served pipeline for every test user; starts a server for it if none serves the run."""
+    """Ask the served pipeline for every test user, starting a server if none serves the run; or the candidate stage."""
     from ensemble.client import RecommendClient
     from features.artifact import open_artifact
     from pipelines.measure import measure
+    from pipelines.stages import NO_USERS
 
     out = _run_folder(options)
     config = _saved(options, out)
     if config.data.adapter == "criteo":
+        if options.stage:
+            raise CommandError(f"{out}: evaluating candidates {NO_USERS}")
         from pipelines.evaluate_clicks import evaluate_clicks
 
         evaluate_clicks(out / "etl", out / "ranking", config.evaluation, config.ranking, out=out, seed=config.seed)
@@ -135,6 +208,11 @@ def evaluate(options: Namespace) -> None:
             f'{out}: etl.serve_state is "{serve_state}": the served features have seen the test period, so '
             "nothing measured on it would be true; run with --etl.serve-state before_test to evaluate"
         )
+    if options.stage == "candidates":
+        from pipelines.measure_candidates import measure_candidates
+
+        measure_candidates(out, config)
+        return
     with _served(out, config) as url, RecommendClient(url, timeout_seconds=60) as client:
         measure(client, config, out)
 
@@ -236,22 +314,43 @@ def _remember(out: Path) -> None:
     LATEST.write_text(f"{out}\n")
 
 
-def _run_folder(options: Namespace) -> Path:
-    if options.out:
-        return options.out
+def _run_folder(options: Namespace, out_is_run: bool = True) -> Path:
+    """The folder of --run, else of --out where that names a run, else the last run's."""
+    given: list[Path] = [folder for folder in (options.run, options.out if out_is_run else None) if folder]
+    if len(given) > 1:
+        raise CommandError(f"--run {given[0]} and --out {given[1]} both name the run's folder; give one of them")
+    if given:
+        return given[0]
     if not LATEST.is_file():
-        raise CommandError("no run is known here; give its folder: --out runs/NAME")
+        raise CommandError("no run is known here; give its folder: --run runs/NAME")
     return Path(LATEST.read_text().strip())
 
 
+def _existing_run(options: Namespace, out_is_run: bool = True) -> Path:
+    run = _run_folder(options, out_is_run)
+    if not run.is_dir():
+        raise CommandError(f"{run}: there is no such run; `cascade run --out {run}` makes one")
+    return run
+
+
 def _repository(out: Path) -> Path:
+    return _artifact(out, "export").path / "repository"
+
+
+def _artifact(run: Path, stage: str) -> Artifact:
+    """A finished stage of a run that has users and items."""
     from features.artifact import open_artifact
     from pipelines.config import load_saved_config
     from pipelines.stages import CONFIG_FILE, NO_USERS
 
-    if (out / CONFIG_FILE).is_file() and load_saved_config(out / CONFIG_FILE).data.adapter == "criteo":
-        raise CommandError(f"{out}: serving {NO_USERS}")
-    return open_artifact(out / "export", "export").path / "repository"
+    if (run / CONFIG_FILE).is_file() and load_saved_config(run / CONFIG_FILE).data.adapter == "criteo":
+        raise CommandError(f"{run}: the stage {stage} {NO_USERS}")
+    return open_artifact(run / stage, stage)
+
+
+def _listed(text: str) -> list[str]:
+    """What stands between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _address(out: Path | None, protocol: str) -> str:

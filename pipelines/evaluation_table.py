@@ -19,10 +19,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
         report: what `evaluate` returns.
         console: where to; standard output by default, 120 columns wide when that is no terminal.
     """
-    if console is None:
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=120)
+    console = console or wide_console()
     protocol = report["protocol"]
     console.print(
         f"{protocol['num_test_users']} test users ({protocol['num_warm_test_users']} with history, "
@@ -33,9 +30,11 @@ def print_report(report: Report, console: Console | None = None) -> None:
     )
     console.print(_stages_table(report))
     console.print(_cohorts_table(report))
+    for table in cohort_tables(report):
+        console.print(table)
     for name, baseline in report["baselines"].items():
         if baseline["skipped"]:
-            console.print(f"{_spoken(name)} left out: {baseline['skipped']}")
+            console.print(f"{spoken(name)} left out: {baseline['skipped']}")
 
 
 def _stages_table(report: Report) -> Table:
@@ -53,18 +52,18 @@ def _stages_table(report: Report) -> Table:
     )
     table.add_column("system", no_wrap=True)
     for column in columns:
-        table.add_column(_spoken(column).replace("@", "\n@"), justify="right", overflow="fold")
+        table.add_column(spoken(column).replace("@", "\n@"), justify="right", overflow="fold")
     table.add_column(f"Cascade - it, ndcg@{k}", justify="right", no_wrap=True)
     for stage, metrics in report["systems"]["cascade"].items():
-        table.add_row(f"[bold]Cascade {stage}", *(_cell(metrics.get(column)) for column in columns), "")
+        table.add_row(f"[bold]Cascade {stage}", *(cell(metrics.get(column)) for column in columns), "")
     table.add_section()
     for name, stages in report["systems"].items():
         if name == "cascade":
             continue
         merged = {**stages["slate"], f"recall@{candidate_k}": stages["candidates"][f"recall@{candidate_k}"]}
-        difference = report["cascade_minus"][name][f"slate ndcg@{k}"]
-        cells = (_cell(merged.get(column)) for column in columns)
-        table.add_row(_spoken(name), *cells, _difference(difference))
+        apart = report["cascade_minus"][name][f"slate ndcg@{k}"]
+        cells = (cell(merged.get(column)) for column in columns)
+        table.add_row(spoken(name), *cells, difference(apart))
     return table
 
 
@@ -80,22 +79,57 @@ def _cohorts_table(report: Report) -> Table:
     columns = [(cohort, metric) for cohort, systems in report["cohorts"].items() for metric in systems["cascade"]]
     for cohort, metric in columns:
         num_users = report["cohorts"][cohort]["cascade"][metric]["num_users"]
-        table.add_column(f"{_spoken(cohort)} ({num_users}): {metric}", justify="right", overflow="fold")
+        table.add_column(f"{spoken(cohort)} ({num_users}): {metric}", justify="right", overflow="fold")
     for system in report["systems"]:
-        name = "[bold]Cascade" if system == "cascade" else _spoken(system)
-        table.add_row(name, *(_cell(report["cohorts"][cohort][system][metric]) for cohort, metric in columns))
+        name = "[bold]Cascade" if system == "cascade" else spoken(system)
+        table.add_row(name, *(cell(report["cohorts"][cohort][system][metric]) for cohort, metric in columns))
     return table
 
 
-def _cell(value: Mapping[str, Any] | None) -> str:
+def cohort_tables(report: Report) -> list[Table]:
+    """Recall by length of history and by popularity of the item: what `cohorts.recall_by_cohort` gives."""
+    k = report["protocol"]["config"]["candidate_k"]
+    tables = []
+    for title, of_what, cohorts in (
+        ("by length of history", "users", report["users_by_history"]),
+        ("by tenth of the interactions, most popular items first", "items", report["items_by_popularity"]),
+    ):
+        table = Table(
+            title=f"Candidates' recall@{k} {title}",
+            caption=f"in brackets the {of_what} of the cohort",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
+        table.add_column("system", no_wrap=True)
+        for name, cohort in cohorts.items():
+            table.add_column(f"{name}\n({cohort[f'num_{of_what}']})", justify="right")
+        for system in report["systems"]:
+            table.add_row(spoken(system), *(cell(cohort["recall"][system]) for cohort in cohorts.values()))
+        tables.append(table)
+    return tables
+
+
+def wide_console() -> Console:
+    """Standard output, 120 columns wide when that is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def cell(value: Mapping[str, Any] | None) -> str:
+    """A mean; a dash where there is none."""
     return "-" if value is None or value["mean"] is None else f"{value['mean']:.4f}"
 
 
-def _difference(value: Mapping[str, Any]) -> str:
+def difference(value: Mapping[str, Any] | None) -> str:
+    """A difference with its interval; nothing where there is none."""
+    if value is None or value["mean"] is None:
+        return ""
     return f"{value['mean']:+.3f} \\[{value['low']:+.3f}, {value['high']:+.3f}]"
 
 
-def _spoken(name: str) -> str:
+def spoken(name: str) -> str:
+    """A name of the report as words."""
     return name.replace("_", " ")
 
 

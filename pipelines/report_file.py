@@ -12,7 +12,7 @@ from typing import Any
 def write_report(report: dict[str, Any], path: Path) -> dict[str, Any]:
     """Write a report under a temporary name, then rename it into place.
 
-    Returns: the report as it was written: nan is null there, which JSON knows.
+    Returns: the report as it was written: nan and infinity are null there, which JSON knows.
     """
     written = _jsonable(report)
     building = path.with_name(f".{path.name}.writing")
@@ -26,4 +26,4 @@ def _jsonable(value: Any) -> Any:
         return {key: _jsonable(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,12 +7,15 @@ Source: Naumov et al., "Deep learning recommendation model for personalization a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from merlin.models.torch import MLPBlock
 from merlin.models.torch.blocks.dlrm import DLRMInteraction
 from merlin.schema import ColumnSchema, Schema, Tags
 from torch import nn
 
+from features.as_of import HISTORY_GAP
 from features.batches import Batch
 from features.embedding import embedding_tables
 from features.schema import list_length, select
@@ -20,10 +23,16 @@ from ranking.config import DlrmConfig
 
 # B users  K candidates  N rows  C categorical features  F continuous features  D embedding
 RETRIEVAL_SCORE = "retrieval_score"
+"""The merged score, by which retrieval orders its candidates."""
+TWO_TOWER_SCORE = "two_tower_score"
+"""The inner product of both towers' vectors, also of items that the two-tower model did not propose."""
+SCORES = (RETRIEVAL_SCORE, TWO_TOWER_SCORE)
+_SOURCE = "source_"
 INITIAL_SCALE = 0.1
 """Size of the untrained embeddings, of their usual 1."""
-RETRIEVAL_ONLY = ("user_id", "item_id")
-"""Ids, which only reach the ranker through the retrieval score: from the short validation part it would learn by heart
+RETRIEVAL_ONLY = ("user_id", "item_id", HISTORY_GAP)
+"""The time gaps of the history, and ids, which only reach the ranker through the retrieval scores: from the short
+validation part it would learn by heart
 who took what in it, and rank the time after it worse than retrieval alone does."""
 
 
@@ -44,8 +53,8 @@ class Dlrm(nn.Module):
         with torch.no_grad():  # what is seldom seen, such as an hour of the day, starts out with next to no say
             for weight in [*self.tables.parameters(), *self.projections.parameters()]:
                 weight *= INITIAL_SCALE
-        self.register_buffer("score_mean", torch.tensor(0.0))
-        self.register_buffer("score_deviation", torch.tensor(1.0))
+        self.register_buffer("score_mean", torch.zeros(len(SCORES)))
+        self.register_buffer("score_deviation", torch.ones(len(SCORES)))
         self.bottom = MLPBlock([*config.bottom_units, config.embedding_dim])
         self.interaction = DLRMInteraction()
         self.dropout = nn.Dropout(config.dropout)
@@ -77,9 +86,10 @@ class Dlrm(nn.Module):
         numbers = {name: flat[name][user] if name in per_user else flat[name] for name in self.continuous}
         return self._score(vectors, numbers).reshape(num_users, num_candidates)
 
-    def set_score_scale(self, score: torch.Tensor) -> None:
-        """Take mean and deviation of the retrieval score from training pairs."""
-        self.score_mean, self.score_deviation = score.mean(), score.std().clamp(min=1e-6)
+    def set_score_scale(self, scores: dict[str, torch.Tensor]) -> None:
+        """Take mean and deviation of the SCORES from training pairs."""
+        columns = torch.stack([scores[name].flatten() for name in SCORES], dim=1)
+        self.score_mean, self.score_deviation = columns.mean(0), columns.std(0).clamp(min=1e-6)
 
     def _embedded(self, batch: Batch) -> dict[str, torch.Tensor]:
         """[N, D] of each category and each ready-made vector, in the order of `inputs`."""
@@ -89,7 +99,9 @@ class Dlrm(nn.Module):
 
     def _score(self, vectors: dict[str, torch.Tensor], numbers: dict[str, torch.Tensor]) -> torch.Tensor:
         score_N = numbers[RETRIEVAL_SCORE]
-        numbers = numbers | {RETRIEVAL_SCORE: (score_N - self.score_mean) / self.score_deviation}
+        for place, name in enumerate(SCORES):
+            scaled_N = (numbers[name] - self.score_mean[place]) / self.score_deviation[place]
+            numbers = numbers | {name: scaled_N}
         numbers_NF = torch.stack([numbers[name] for name in self.continuous], dim=1)
         bottom_ND = self.bottom(numbers_NF)
         stacked_NCD = torch.stack([bottom_ND, *vectors.values()], dim=1)
@@ -101,12 +113,22 @@ def _vectors(schema: Schema) -> Schema:
     return select(schema, Tags.EMBEDDING)
 
 
-def ranker_schema(etl_schema: Schema) -> Schema:
-    """The etl stage's features without RETRIEVAL_ONLY, and the retrieval model's score of the pair."""
-    score = ColumnSchema(RETRIEVAL_SCORE, dtype="float32", tags=[Tags.CONTINUOUS, Tags.CONTEXT])
-    return Schema([*(column for column in etl_schema if column.name not in RETRIEVAL_ONLY), score])
+def ranker_schema(etl_schema: Schema, sources: Sequence[str]) -> Schema:
+    """The etl stage's features without RETRIEVAL_ONLY, and what retrieval says of the pair.
+
+    Args:
+        sources: names of the candidate sources.
+    """
+    of_pair = [*SCORES, *map(source_feature, sources)]
+    added = [ColumnSchema(name, dtype="float32", tags=[Tags.CONTINUOUS, Tags.CONTEXT]) for name in of_pair]
+    return Schema([*(column for column in etl_schema if column.name not in RETRIEVAL_ONLY), *added])
+
+
+def source_feature(source: str) -> str:
+    """Name of the feature that says how high a candidate source ranks the item: in (0, 1], 0 where it does not."""
+    return f"{_SOURCE}{source}"
 
 
 def is_per_candidate(name: str) -> bool:
     """Whether a feature differs from candidate to candidate of one user."""
-    return name.startswith("item_") or name == RETRIEVAL_SCORE
+    return name in SCORES or name.startswith(("item_", _SOURCE))

@@ -23,44 +23,79 @@ from features.list_column import list_column, matrix_of
 from features.split import VALID
 from features.workflow import load_workflow, normalized_log, transform
 from ranking.config import NegativesConfig
-from ranking.dlrm import RETRIEVAL_SCORE, is_per_candidate
+from ranking.dlrm import RETRIEVAL_SCORE, TWO_TOWER_SCORE, is_per_candidate, source_feature
 
-# E interactions  P proposals  M negatives per interaction  K = 1 + M items of a list  D query and item vectors
+# E interactions  P proposals  S sources  M negatives per interaction  K = 1 + M items of a list  D vectors
+_PAIRS_PER_CHUNK = 20_000_000
+
+
+def source_names(retrieval: Artifact) -> list[str]:
+    """The candidate sources, in the order in which proposals carry what they said."""
+    return [source["name"] for source in json.loads(retrieval.file("sources/merge.json").read_text())["sources"]]
 
 
 def write_examples(config: NegativesConfig, etl: Artifact, retrieval: Artifact, seed: int, path: Path) -> pa.Table:
     """Write and return lists, one a row.
 
-    `item_row` [K]; `is_shown` [K], 0 where a place is empty; the per-candidate features and `retrieval_score` [K];
-    once: user_row, timestamp (the moment), the other features, and `weight`.
+    `item_row` [K]; `is_shown` [K], 0 where a place is empty; the per-candidate features and what retrieval says of the
+    pairs [K]; once: user_row, timestamp (the moment), the other features, and `weight`.
     """
     events = pq.read_table(etl.file("events.parquet"))
-    valid = events.filter(pc.equal(events["split"], VALID))
-    user_E, taken_E = (valid[name].to_numpy() for name in ("user_row", "item_row"))
     proposals = pq.read_table(retrieval.file("proposals.parquet"))
-    moment_E = proposals["moment"].to_numpy()
-    query_ED, proposed_EP = matrix_of(proposals["query_vector"]), matrix_of(proposals["item_row"])
-    item_ID = matrix_of(pq.read_table(retrieval.file("proposing_vectors.parquet"))["vector"])
+    valid = events.filter(pc.equal(events["split"], VALID)).take(proposals["event"])
     # An item that was not proposed never reaches the ranker. Learned from, it would teach that a low score is good.
-    is_proposed_E = (proposed_EP == taken_E[:, None]).any(1)
-    user_E, taken_E, moment_E = user_E[is_proposed_E], taken_E[is_proposed_E], moment_E[is_proposed_E]
-    query_ED, proposed_EP = query_ED[is_proposed_E], proposed_EP[is_proposed_E]
+    is_proposed_E = (matrix_of(proposals["item_row"]) == valid["item_row"].to_numpy()[:, None]).any(1)
+    proposals, valid = proposals.filter(pa.array(is_proposed_E)), valid.filter(pa.array(is_proposed_E))
+    user_E, taken_E = (valid[name].to_numpy() for name in ("user_row", "item_row"))
+    moment_E, proposed_EP = proposals["moment"].to_numpy(), matrix_of(proposals["item_row"])
     random = np.random.default_rng(seed)
+    num_items = etl.metrics["num_items"]
     proposed_EM = _drawn(proposed_EP, config.num_negatives, random)
-    random_EM = random.integers(0, len(item_ID), (len(user_E), config.num_random))
+    random_EM = random.integers(0, num_items, (len(user_E), config.num_random))
     negative_EM = np.concatenate([proposed_EM, random_EM], axis=1)
     is_negative_EM = ~_was_taken(events, user_E, negative_EM, moment_E, etl) & (negative_EM >= 0)
     is_negative_EM &= _is_first_in_row(negative_EM)
     item_EK = np.concatenate([taken_E[:, None], np.maximum(negative_EM, 0)], axis=1)
     is_shown_EK = np.concatenate([np.ones((len(user_E), 1), bool), is_negative_EM], axis=1)
-    score_EK = np.einsum("ed,ekd->ek", query_ED, item_ID[item_EK])
 
     table = _features(etl, events, user_E, item_EK, moment_E)
     table = table.append_column("is_shown", list_column(is_shown_EK.astype(np.float32)))
-    table = table.append_column(RETRIEVAL_SCORE, list_column(score_EK.astype(np.float32)))
+    for name, value_EK in _said_by_retrieval(retrieval, proposals, proposed_EP, item_EK).items():
+        table = table.append_column(name, list_column(value_EK.astype(np.float32)))
     table = table.append_column("weight", pa.array(_equal_users(user_E)))
     pq.write_table(table, path)
     return table
+
+
+def _said_by_retrieval(
+    retrieval: Artifact, proposals: pa.Table, proposed_EP: np.ndarray, item_EK: np.ndarray
+) -> dict[str, np.ndarray]:
+    """[E, K] scores and ranks of the pairs; what only the sources know is 0 for an item that was not proposed."""
+    names = source_names(retrieval)
+    place_EK = _places(proposed_EP, item_EK)
+    was_proposed_EK = place_EK >= 0
+    merged_EP = matrix_of(proposals["merged_score"])
+    said_EPS = matrix_of(proposals["sources"]).reshape(*proposed_EP.shape, len(names))
+    item_ID = matrix_of(pq.read_table(retrieval.file("proposing_vectors.parquet"))["vector"])
+    query_ED = matrix_of(proposals["query_vector"])
+    of_proposed = {RETRIEVAL_SCORE: merged_EP}
+    of_proposed |= {source_feature(name): said_EPS[..., source] for source, name in enumerate(names)}
+    said = {
+        name: np.where(was_proposed_EK, np.take_along_axis(value_EP, np.maximum(place_EK, 0), 1), 0.0)
+        for name, value_EP in of_proposed.items()
+    }
+    return said | {TWO_TOWER_SCORE: np.einsum("ed,ekd->ek", query_ED, item_ID[item_EK])}
+
+
+def _places(proposed_EP: np.ndarray, item_EK: np.ndarray) -> np.ndarray:
+    """[E, K] where each item stands among the proposals of its row, -1 if nowhere."""
+    place_EK = np.full(item_EK.shape, -1)
+    step = max(1, _PAIRS_PER_CHUNK // max(1, proposed_EP.shape[1] * item_EK.shape[1]))
+    for begin in range(0, len(item_EK), step):
+        rows = slice(begin, begin + step)
+        equal_EKP = item_EK[rows, :, None] == proposed_EP[rows, None, :]
+        place_EK[rows] = np.where(equal_EKP.any(2), equal_EKP.argmax(2), -1)
+    return place_EK
 
 
 def _features(

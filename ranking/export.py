@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,20 +14,20 @@ from features.schema import list_length, num_categories
 from ranking.dlrm import Dlrm, is_per_candidate, ranker_schema
 
 
-def export_ranker(model: Dlrm, tables: FeatureTables, path: Path) -> None:
+def export_ranker(model: Dlrm, tables: FeatureTables, sources: Sequence[str], path: Path) -> None:
     """Inputs by name: per-user features [B] or [B, length], per-candidate ones [B, K] or [B, K, length].
     Output: `score` [B, K].
     """
     axes = {name: {0: "users", 1: "candidates"} if is_per_candidate(name) else {0: "users"} for name in model.inputs}
     axes["score"] = {0: "users", 1: "candidates"}
-    export_onnx(model, model.score_candidates, example_batch(tables.schema), axes, "score", path)
+    export_onnx(model, model.score_candidates, example_batch(tables.schema, sources), axes, "score", path)
 
 
-def example_batch(etl_schema: Schema, num_users: int = 3, num_candidates: int = 5) -> Batch:
+def example_batch(etl_schema: Schema, sources: Sequence[str], num_users: int = 3, num_candidates: int = 5) -> Batch:
     """Made-up inputs of `Dlrm.score_candidates`, the same on every call."""
     generator = torch.Generator().manual_seed(0)
     example = {}
-    for column in ranker_schema(etl_schema):
+    for column in ranker_schema(etl_schema, sources):
         shape = [num_users, num_candidates] if is_per_candidate(column.name) else [num_users]
         if length := list_length(column):
             shape.append(length)

@@ -10,6 +10,7 @@ keeps retrieval's order; where training does not improve on it for the held-out 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -22,8 +23,8 @@ from tqdm import tqdm
 from features.artifact import Artifact, ArtifactWriter
 from features.batches import Batches, FeatureTables
 from ranking.config import RankingConfig
-from ranking.dlrm import RETRIEVAL_SCORE, Dlrm, ranker_schema
-from ranking.examples import write_examples
+from ranking.dlrm import SCORES, Dlrm, ranker_schema
+from ranking.examples import source_names, write_examples
 from ranking.export import example_batch, export_ranker
 from ranking.losses import list_softmax
 
@@ -31,7 +32,7 @@ from ranking.losses import list_softmax
 def run(config: RankingConfig, etl: Artifact, retrieval: Artifact, seed: int, writer: ArtifactWriter) -> None:
     """Write the ranking artifact."""
     torch.set_num_threads(config.num_threads)
-    tables = FeatureTables(etl)
+    tables, sources = FeatureTables(etl), source_names(retrieval)
     (writer.path / "examples").mkdir()
     parts = {name: writer.path / "examples" / f"{name}.parquet" for name in ("fitted", "held_out", "all")}
     everything = write_examples(config.negatives, etl, retrieval, seed, parts["all"])
@@ -44,13 +45,13 @@ def run(config: RankingConfig, etl: Artifact, retrieval: Artifact, seed: int, wr
     if is_held_out_U[user].any() and not is_held_out_U[user].all():
         held_out = Batches([parts["held_out"]], tables, 1_024, seed)
         fitted = Batches([parts["fitted"]], tables, config.batch_size, seed)
-        _, curve = train(config, tables, fitted, seed, config.max_epochs, held_out)
+        _, curve = train(config, tables, sources, fitted, seed, config.max_epochs, held_out)
         best = int(np.argmin([epoch["loss"] for epoch in curve]))
     whole = Batches([parts["all"]], tables, config.batch_size, seed)
-    model, _ = train(config, tables, whole, seed, best)
+    model, _ = train(config, tables, sources, whole, seed, best)
 
     save_file(model.state_dict(), str(writer.path / "model.safetensors"))
-    export_ranker(model, tables, writer.path / "ranker.onnx")
+    export_ranker(model, tables, sources, writer.path / "ranker.onnx")
     (writer.path / "learning_curve.json").write_text(json.dumps(curve, indent=2) + "\n")
     writer.metrics |= {
         "vocabulary": etl.metrics["vocabulary"],
@@ -64,6 +65,7 @@ def run(config: RankingConfig, etl: Artifact, retrieval: Artifact, seed: int, wr
 def train(
     config: RankingConfig,
     tables: FeatureTables,
+    sources: Sequence[str],
     batches: Batches,
     seed: int,
     num_epochs: int,
@@ -72,14 +74,17 @@ def train(
     """Train from scratch; equal arguments give an equal model.
 
     Args:
+        sources: names of the candidate sources.
         held_out: stops training when its loss stops falling; None trains all epochs.
     Returns: the averaged model in eval mode, and what it reached on `held_out` before the first epoch and after each.
     """
     torch.manual_seed(seed)
-    model = Dlrm(ranker_schema(tables.schema), config.dlrm)
-    model.score_candidates(example_batch(tables.schema))  # Merlin's layers take their shapes from the first batch
+    model = Dlrm(ranker_schema(tables.schema, sources), config.dlrm)
+    model.score_candidates(
+        example_batch(tables.schema, sources)
+    )  # Merlin's layers take their shapes from the first batch
     if batches.num_rows:
-        model.set_score_scale(batches.column(RETRIEVAL_SCORE))
+        model.set_score_scale({name: batches.column(name) for name in SCORES})
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging)).eval()
     kept = cast(Dlrm, averaged.module)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from features.artifact import Artifact
-from features.as_of import HISTORY, USER_NUMBERS, raw_interactions
+from features.as_of import raw_interactions
 from features.batches import Batch, Batches, FeatureTables, tensors
 from features.etl import as_of_features
 from features.history import EventLog
@@ -49,4 +49,4 @@ def user_states(etl: Artifact, tables: FeatureTables, user_row: np.ndarray, mome
     as_of = as_of_features(etl)
     raw = raw_interactions(log, user_row, np.zeros_like(user_row), moment, as_of)
     encoded = transform(load_workflow(etl, "interactions"), raw)
-    return tensors(encoded.select([HISTORY, *USER_NUMBERS, *as_of.user_categories]), tables.schema)
+    return tensors(encoded.select(as_of.user_columns), tables.schema)

@@ -6,7 +6,7 @@ a configuration is reported at once.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -23,7 +23,45 @@ class TwoTowerConfig:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the concatenated features dropped while training."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
-    """Initial temperature of the softmax over cosine similarities; it is learned."""
+    """Temperature of the softmax over cosine similarities, or the initial one if it is learned."""
+    learned_temperature: bool = True
+    """Learn the temperature with the weights."""
+    history: Literal["pooled", "attention"] = "pooled"
+    """How a user's history becomes one vector: the mean of its items, or attention over them with their places and the
+    time gaps between them."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class SourcesConfig:
+    """Candidate sources and their merge.
+
+    A quota is the most items that a source proposes to a user; 0 leaves the source out.
+    """
+
+    two_tower: Annotated[int, Field(ge=1, le=10_000)] = 300
+    """Quota of the items nearest to the user's query vector."""
+    new_items: Annotated[int, Field(ge=0, le=10_000)] = 50
+    """Quota of the nearest among the items that nobody has had so far."""
+    recent_popularity: Annotated[int, Field(ge=0, le=10_000)] = 300
+    """Quota of what people like the user took of late."""
+    covisitation: Annotated[int, Field(ge=0, le=10_000)] = 300
+    """Quota of what users had who had the same items."""
+    repeat_purchase: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """Quota of what the user had before; of no effect with etl.drop_seen."""
+    similar_content: Annotated[int, Field(ge=0, le=10_000)] = 300
+    """Quota of the items that resemble those the user had, by attributes and text; of no effect without them."""
+    linear: Annotated[int, Field(ge=0, le=10_000)] = 300
+    """Quota of the linear item-item model (EASE)."""
+    linear_max_items: Annotated[int, Field(ge=2, le=50_000)] = 4_096
+    """Items of the linear model, those with the most interactions. Its matrix takes 4 bytes times their square, and
+    its time grows with their cube."""
+    new_item_share: Annotated[float, Field(ge=0, le=0.5)] = 0.02
+    """Share of the candidates that new items have to themselves, as long as there are any."""
+    max_users: Annotated[int, Field(ge=10)] = 5_000
+    """Validation users, a seeded sample, on whom settings are chosen and the merge is learned."""
+    max_tuning_interactions: Annotated[int, Field(ge=1_000)] = 2_000_000
+    """Interactions, those of sampled users, on which a source's settings are tried; the chosen ones are fitted on
+    all."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -32,14 +70,25 @@ class RetrievalConfig:
 
     two_tower: TwoTowerConfig = TwoTowerConfig()
     """Encoder."""
+    sources: SourcesConfig = SourcesConfig()
+    """Candidate sources."""
     batch_size: Annotated[int, Field(ge=2)] = 512
     """Examples per step."""
     num_scored_items: Annotated[int, Field(ge=2)] = 768
     """Items scored per step, shared by its examples: their own items, the rest drawn from the catalogue."""
+    num_hard: Annotated[int, Field(ge=0)] = 0
+    """Draws per step, on top of num_scored_items, from the items that the model ranks too high; of no effect where the
+    whole catalogue is scored."""
+    hard_every: Annotated[int, Field(ge=1)] = 500
+    """Steps after which the hard items are searched for anew, and at the beginning of every epoch but the first."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the softmax's target that is spread evenly over the scored items."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    """Step size of AdamW."""
+    """Step size of AdamW, for all but the embedding tables."""
+    table_learning_rate: Annotated[float, Field(gt=0)] = 0.03
+    """Step size of row-wise Adagrad, for the embedding tables."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """Decoupled weight decay."""
+    """Decoupled weight decay of AdamW."""
     averaging: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay per step of the moving average of the weights, which is the model that is kept."""
     max_epochs: Annotated[int, Field(ge=1)] = 15
@@ -52,8 +101,15 @@ class RetrievalConfig:
     """Cut-off of the validation recall that stops training."""
     refit: bool = True
     """Train the served model anew on train and validation together."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Minutes between checkpoints within an epoch; there is one after every epoch besides."""
+    bf16: Literal["auto", "off"] = "off"
+    """auto: the towers compute in bfloat16 where the processor multiplies matrices of it; tables, scores and loss stay
+    in float32."""
     num_proposals: Annotated[int, Field(ge=1)] = 200
     """Candidates written for each validation interaction, from which the ranker draws its negatives."""
+    max_proposed_interactions: Annotated[int, Field(ge=1)] = 50_000
+    """Validation interactions, a seeded sample, for which candidates are written."""
     num_threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads of the training. Its result depends on their number, so it does not follow the machine; and two that
     wait for each other are ten times slower than one where another process wants the core."""
@@ -63,11 +119,19 @@ class RetrievalConfig:
 class IndexConfig:
     """Index over item vectors."""
 
+    kind: Literal["auto", "flat", "hnsw", "ivf_pq"] = "auto"
+    """How it searches. auto: exactly up to exact_up_to items; beyond, the first of ivf_pq and hnsw that reaches the
+    recall target. A catalogue below a thousand items is searched exactly whatever stands here."""
     exact_up_to: Annotated[int, Field(ge=0)] = 100_000
-    """Largest catalogue that is searched exactly; a larger one gets an HNSW graph."""
-    hnsw_links: Annotated[int, Field(ge=4, le=128)] = 32
-    """Links per item of the HNSW graph."""
-    hnsw_ef_construction: Annotated[int, Field(ge=8)] = 200
+    """Largest catalogue that auto searches exactly."""
+    recall_target: Annotated[float, Field(gt=0, le=1)] = 0.98
+    """Share of the true 100 best items that a search must find, measured against exact search; breadth grows until
+    it does."""
+    num_queries: Annotated[int, Field(ge=2)] = 1_000
+    """Users whose query vectors are searched for: half of them to set the breadth, half to measure the recall."""
+    hnsw_links: Annotated[int, Field(ge=4, le=128)] = 16
+    """Links per item of the HNSW graph; its lowest layer has twice as many."""
+    hnsw_ef_construction: Annotated[int, Field(ge=8)] = 100
     """Breadth of the search that builds the graph."""
-    hnsw_ef_search: Annotated[int, Field(ge=8)] = 256
-    """Least breadth of the search that answers; it grows with the number of candidates asked for."""
+    num_threads: Annotated[int, Field(ge=1)] = 1
+    """CPU threads of the build. Only with one does an HNSW graph of equal vectors give an equal file."""

@@ -12,9 +12,8 @@ from retrieval.two_tower import TwoTower
 
 
 def export_query_encoder(model: TwoTower, tables: FeatureTables, path: Path) -> None:
-    """Inputs: the USER features by name, [B] or [B, length]. Output: `query_vector` [B, D + 1]."""
-    tower = model.query_tower
-    names = [*tower.categorical, *tower.continuous, *tower.vectors]
+    """Inputs: the USER features by name, [B] or [B, length]. Output: `query_vector` [B, E]."""
+    names = model.query_inputs
     rows = torch.arange(min(64, len(tables.users["user_id"])))
     example = {name: tables.users[name][rows] for name in names}
     axes = {name: {0: "users"} for name in [*names, "query_vector"]}

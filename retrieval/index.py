@@ -2,100 +2,127 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
-import faiss
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.artifact import Artifact, ArtifactWriter
-from features.errors import CascadeError
 from features.list_column import matrix_of
 from retrieval.config import IndexConfig
+from retrieval.index_choice import Measured, choose, recall
+from retrieval.index_files import INDEX, load, write_files
+from retrieval.index_identity import DivergedError, IndexIdentity, check_vectors
+from retrieval.index_kinds import Flat, Kind
+from retrieval.index_part import NO_ITEM, Part
+from retrieval.item_index import ItemIndex, State, check_unique
 
-# Q queries  D embedding  K candidates
-NO_ITEM = -1
+# I items  Q queries  D embedding  K candidates
+__all__ = ["NO_ITEM", "DivergedError", "ItemIndex", "build", "builder", "load", "recall_against_exact", "run", "search"]
 
-# FAISS answers 20 or more queries with a matrix product and fewer one by one, which round differently. One by one
-# always: a user's candidates must not depend on who else is in the call.
-faiss.cvar.distance_compute_blas_threshold = np.iinfo(np.int32).max
-
-
-class DivergedError(CascadeError, ValueError):
-    """Training has left the finite numbers."""
+_LOG = logging.getLogger(__name__)
+_ADVICE = "the model has diverged: lower retrieval.learning-rate and train again"
 
 
 def run(config: IndexConfig, retrieval: Artifact, seed: int, writer: ArtifactWriter) -> None:
-    """Write `index.faiss` over the retrieval stage's item vectors; vector i is item_row i.
+    """Write the index over the retrieval stage's item vectors; vector i is item_row i.
 
-    Raises: DivergedError if a vector is not finite.
+    Breadth and recall are measured with the users' query vectors where the artifact has them.
+    Raises: DivergedError if a vector is not finite; DuplicateItemsError if an item stands twice.
     """
-    vector_ID = matrix_of(pq.read_table(retrieval.file("item_vectors.parquet"), columns=["vector"])["vector"])
-    if not np.isfinite(vector_ID).all():
-        bad = int(np.flatnonzero(~np.isfinite(vector_ID).all(1))[0])
-        raise DivergedError(
-            f"{retrieval.file('item_vectors.parquet')}: the vector of row {bad} is not finite; the model has diverged: "
-            "lower retrieval.learning-rate and train again"
+    path = retrieval.file("item_vectors.parquet")
+    table = pq.read_table(path)
+    vector_ID = matrix_of(table["vector"])
+    raw_ids = table["raw_id"] if "raw_id" in table.column_names else None
+    query_QD = None
+    if "user_vectors.parquet" in retrieval.manifest["parts"]:
+        user_path = retrieval.file("user_vectors.parquet")
+        query_QD = matrix_of(pq.read_table(user_path, columns=["vector"])["vector"])
+        check_vectors(query_QD, vector_ID.shape[1], user_path, _ADVICE)
+    index, measured = _built(vector_ID, config, query_QD, raw_ids, identity_of(retrieval), seed, path)
+    if not measured.reached:
+        _LOG.warning(
+            "no index reached recall@100 %.3f against exact search, so the catalogue of %d is searched exactly: "
+            "slower, but complete; a lower index.recall-target lets it be searched faster",
+            config.recall_target,
+            len(vector_ID),
         )
-    index = build(vector_ID, config)
-    faiss.write_index(index, str(writer.path / "index.faiss"))
-    writer.metrics |= {
-        "kind": type(index).__name__,
-        "num_vectors": int(index.ntotal),
-        "dim": int(index.d),
-        "recall_at_100_against_exact": recall_against_exact(index, vector_ID, seed),
+    write_files(index, writer.path)
+    writer.rows[INDEX] = len(vector_ID)
+    writer.metrics |= asdict(measured) | {
+        "measured_on": "items" if query_QD is None else "users",
+        "num_vectors": len(index),
+        "dim": index.dim,
+        "bytes": (writer.path / INDEX).stat().st_size,
     }
 
 
-def build(vector_ID: np.ndarray, config: IndexConfig) -> faiss.Index:
-    """Inner-product index; the graph is built by one thread, so that equal vectors give an equal file."""
-    num_items, dim = vector_ID.shape
-    if num_items <= config.exact_up_to:
-        index = faiss.IndexFlatIP(dim)
-    else:
-        index = faiss.IndexHNSWFlat(dim, config.hnsw_links, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = config.hnsw_ef_construction
-        index.hnsw.efSearch = config.hnsw_ef_search
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    index.add(np.ascontiguousarray(vector_ID, dtype=np.float32))
-    faiss.omp_set_num_threads(threads)
-    return index
-
-
-def load(path: Path) -> faiss.Index:
-    return faiss.read_index(str(path))
-
-
-def search(index: faiss.Index, query_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k items of highest inner product, best first; equal scores by item row.
+def build(
+    vector_ID: np.ndarray,
+    config: IndexConfig,
+    *,
+    query_QD: np.ndarray | None = None,
+    raw_ids: pa.ChunkedArray | Sequence[str | int] | None = None,
+    identity: IndexIdentity | None = None,
+    seed: int = 0,
+) -> ItemIndex:
+    """Inner-product index of the kind that the config asks for; equal arguments give an equal index.
 
     Args:
-        query_QD: float32.
-        k: at most the number of items is returned.
-    Returns: item rows [Q, K] int64, NO_ITEM where the index found fewer, and scores [Q, K] float32, -inf there.
+        query_QD: queries as users ask them, by which a large catalogue is arranged and measured; items without them.
+        raw_ids: [I] the items' raw ids, by which they can be changed; None names them by their rows.
+    Raises: DivergedError if a vector is not finite; DuplicateItemsError if an item stands twice.
     """
-    if query_QD.ndim != 2 or query_QD.shape[1] != index.d:
-        raise ValueError(f"query_QD must be [Q, {index.d}] (the index's dimension), got {query_QD.shape}")
-    k = min(k, index.ntotal)
-    parameters = None
-    if isinstance(index, faiss.IndexHNSW):
-        parameters = faiss.SearchParametersHNSW(efSearch=max(index.hnsw.efSearch, 2 * k))
-    score_QK, row_QK = index.search(np.ascontiguousarray(query_QD, dtype=np.float32), k, params=parameters)
-    score_QK = np.where(row_QK == NO_ITEM, -np.inf, score_QK).astype(np.float32)
-    order_QK = np.lexsort((row_QK, -score_QK), axis=1)
-    return np.take_along_axis(row_QK, order_QK, 1), np.take_along_axis(score_QK, order_QK, 1)
+    ids = raw_ids if raw_ids is None or isinstance(raw_ids, pa.ChunkedArray) else pa.chunked_array([pa.array(raw_ids)])
+    return _built(vector_ID, config, query_QD, ids, identity, seed, "item vectors")[0]
 
 
-def recall_against_exact(index: faiss.Index, vector_ID: np.ndarray, seed: int, num_queries: int = 200) -> float:
+def builder(config: IndexConfig, query_QD: np.ndarray | None = None, seed: int = 0) -> Callable[[np.ndarray], Kind]:
+    """What `ItemIndex.compact` builds with."""
+    return lambda vector_ND: choose(vector_ND, config, query_QD, seed)[0]
+
+
+def search(
+    index: ItemIndex,
+    query_QD: np.ndarray,
+    k: int,
+    *,
+    forbidden: np.ndarray | None = None,
+    allowed: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`ItemIndex.search`."""
+    return index.search(query_QD, k, forbidden=forbidden, allowed=allowed)
+
+
+def recall_against_exact(index: ItemIndex, vector_ID: np.ndarray, seed: int, num_queries: int = 200) -> float:
     """Share of the true 100 nearest items that the index finds, over random item vectors as queries."""
-    if isinstance(index, faiss.IndexFlat):
-        return 1.0
-    random = np.random.default_rng(seed)
-    query_QD = vector_ID[random.choice(len(vector_ID), min(num_queries, len(vector_ID)), replace=False)]
-    exact = faiss.IndexFlatIP(vector_ID.shape[1])
-    exact.add(np.ascontiguousarray(vector_ID, dtype=np.float32))
-    k = min(100, len(vector_ID))
-    found, _ = search(index, query_QD, k)
-    true, _ = search(exact, query_QD, k)
-    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, true, strict=True)]))
+    query_QD = np.random.default_rng(seed).permutation(vector_ID)[:num_queries]
+    true_QK = Part(Flat.of(vector_ID), None).search(query_QD, min(100, len(vector_ID)), None, None)[0]
+    return float(recall(index.kind, query_QD, true_QK).mean())
+
+
+def identity_of(retrieval: Artifact) -> IndexIdentity:
+    """Whose vectors a retrieval artifact holds: its query encoder's hash, and the vocabulary behind its rows."""
+    encoder = retrieval.manifest["parts"].get("query_encoder.onnx", {})
+    return IndexIdentity(encoder.get("sha256"), retrieval.manifest.get("metrics", {}).get("vocabulary"))
+
+
+def _built(
+    vector_ID: np.ndarray,
+    config: IndexConfig,
+    query_QD: np.ndarray | None,
+    raw_ids: pa.ChunkedArray | None,
+    identity: IndexIdentity | None,
+    seed: int,
+    where: object,
+) -> tuple[ItemIndex, Measured]:
+    check_vectors(vector_ID, None, where, _ADVICE)
+    if raw_ids is not None:
+        if len(raw_ids) != len(vector_ID):
+            raise ValueError(f"{where}: needed an id for each of {len(vector_ID)} vectors, got {len(raw_ids)}")
+        check_unique(raw_ids.to_pylist(), where)
+    kind, measured = choose(vector_ID, config, query_QD, seed)
+    return ItemIndex(State(Part(kind, None), None, len(vector_ID)), raw_ids, identity), measured

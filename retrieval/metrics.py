@@ -191,8 +191,7 @@ def bootstrap_interval(values: np.ndarray, num_samples: int = 1000, *, seed: int
     Raises: ValueError if num_samples < 1 or level is outside (0, 1).
     Source: Efron & Tibshirani, "An introduction to the bootstrap", 1993, ch. 13.
     """
-    if num_samples < 1 or not 0 < level < 1:
-        raise ValueError(f"num_samples must be 1 or more and level in (0, 1), got {num_samples} and {level}")
+    _check_bootstrap(num_samples, level)
     known = np.asarray(values, np.float64)
     known = known[~np.isnan(known)]
     if not len(known):
@@ -210,11 +209,49 @@ def bootstrap_difference(
 
     Raises: ValueError if the lengths differ, or as `bootstrap_interval`.
     """
+    mine, other = _paired(ours, theirs)
+    return bootstrap_interval(mine - other, num_samples, seed=seed, level=level)
+
+
+def bootstrap_ratio(
+    ours: np.ndarray, theirs: np.ndarray, num_samples: int = 1000, *, seed: int, level: float = 0.95
+) -> Interval:
+    """Mean of `ours` over mean of `theirs` with its interval, both means of the same users in each resample.
+
+    `mean` of the result is the ratio of the two means. It and the ends may be infinite, where the mean of `theirs` is
+    0 and that of `ours` is not, or nan where both are; a resample in which both are 0 says nothing and is left out.
+    Users with a nan on either side are left out.
+
+    Raises: ValueError if the lengths differ, or as `bootstrap_interval`.
+    Source: Efron & Tibshirani, "An introduction to the bootstrap", 1993, ch. 10.3, a ratio of two means of one sample.
+    """
+    _check_bootstrap(num_samples, level)
+    pair_B2 = np.stack(_paired(ours, theirs), axis=1)
+    pair_B2 = pair_B2[~np.isnan(pair_B2).any(axis=1)]
+    if not len(pair_B2):
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio_S = np.divide(*(_resampled_means(side_B, num_samples, seed) for side_B in pair_B2.T))
+        ratio = float(np.divide(*pair_B2.mean(axis=0)))
+    ratio_S = ratio_S[~np.isnan(ratio_S)]
+    if not len(ratio_S):
+        return Interval(ratio, float("nan"), float("nan"), len(pair_B2))
+    # A quantile that is a sample itself: between a finite and an infinite ratio nothing can be interpolated.
+    low, high = np.quantile(ratio_S, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+    return Interval(ratio, float(low), float(high), len(pair_B2))
+
+
+def _check_bootstrap(num_samples: int, level: float) -> None:
+    if num_samples < 1 or not 0 < level < 1:
+        raise ValueError(f"num_samples must be 1 or more and level in (0, 1), got {num_samples} and {level}")
+
+
+def _paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if np.shape(ours) != np.shape(theirs):
         raise ValueError(
-            f"a paired difference needs the same users on both sides, got {np.shape(ours)}, {np.shape(theirs)}"
+            f"a paired comparison needs the same users on both sides, got {np.shape(ours)}, {np.shape(theirs)}"
         )
-    return bootstrap_interval(np.asarray(ours) - np.asarray(theirs), num_samples, seed=seed, level=level)
+    return np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
 
 
 def _hits(ranked_BK: np.ndarray, relevant: Relevant, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,10 @@ from features.history import EventLog
 from features.schema import FIRST_KNOWN, UNSEEN
 from features.split import TRAIN, VALID
 from retrieval.aged_state import user_states
+from retrieval.item_rows import ItemRows, padded_lists
 from retrieval.metrics import RelevantItems, recall_at_k
 from retrieval.popularity import PopularityTimeline
+from retrieval.sources.source import Users
 from retrieval.two_tower import TwoTower, item_vectors
 
 # B users  I items  D embedding
@@ -50,7 +52,11 @@ def _as_seen(etl: Artifact, entity: str, train_row: np.ndarray) -> torch.Tensor:
 
 
 class Validation:
-    """Recall on the validation part, as serving would see it: each user's state before the part begins."""
+    """Recall on the validation part, as serving would see it: each user's state before the part begins.
+
+    Args:
+        max_users: a sample of that many users, drawn with the seed.
+    """
 
     def __init__(
         self,
@@ -59,16 +65,22 @@ class Validation:
         popularity: PopularityTimeline,
         hidden: UnseenIds,
         recall_at: int,
+        max_users: int,
+        seed: int,
     ) -> None:
         events = pq.read_table(etl.file("events.parquet"))
         user_row, item_row, part = (events[name].to_numpy() for name in ("user_row", "item_row", "split"))
         valid = part == VALID
         valid_from = etl.metrics["valid_from"]
         users = np.unique(user_row[valid])
+        if len(users) > max_users:
+            users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
+            valid &= np.isin(user_row, users)
         states = user_states(etl, tables, users, np.full(len(users), valid_from))
         self._batch = hidden(tables.user_features(torch.from_numpy(users)) | states)
         self._every_item = hidden(tables.items)
-        self._log_popularity_I = popularity.at(valid_from)
+        self._rows = ItemRows(tables.items["item_id"].numpy())
+        self._popularity_IP = popularity.at(valid_from)
         self._k = min(recall_at, etl.metrics["num_items"])
         pairs = np.unique(np.stack([np.searchsorted(users, user_row[valid]), item_row[valid]], 1), axis=0)
         self._seen = np.empty((2, 0), np.int64)
@@ -76,12 +88,24 @@ class Validation:
             log = EventLog.from_events(events, before=valid_from)
             self._seen = np.stack(log.items_before(users, np.full(len(users), valid_from)))
             pairs = _without(pairs, self._seen.T, etl.metrics["num_items"])
-        self._relevant = RelevantItems.from_pairs(pairs[:, 0], pairs[:, 1], len(users))
+        self.relevant = RelevantItems.from_pairs(pairs[:, 0], pairs[:, 1], len(users))
+
+    def item_vectors(self, model: TwoTower) -> np.ndarray:
+        """[I, E] of the day the validation part began."""
+        return item_vectors(model, self._every_item, self._popularity_IP)
+
+    @torch.no_grad()
+    def users(self, model: TwoTower) -> Users:
+        """The validation users as they ask the candidate sources on that day."""
+        features = {name: values.numpy() for name, values in self._batch.items()}
+        history_BN = self._rows.of_ids(features["history"])
+        forbidden_BS = padded_lists(*self._seen, num_lists=len(history_BN))
+        return Users(features, history_BN, forbidden_BS, model.query_vectors(self._batch).numpy())
 
     @torch.no_grad()
     def recall(self, model: TwoTower) -> float:
         """Mean recall over the validation users, the full catalogue ranked, by a model in eval mode."""
-        item_ID = torch.from_numpy(item_vectors(model, self._every_item, self._log_popularity_I))
+        item_ID = torch.from_numpy(self.item_vectors(model))
         query_BD = model.query_vectors(self._batch)
         ranked = []
         for begin in range(0, len(query_BD), _CHUNK):
@@ -89,7 +113,7 @@ class Validation:
             user, item = self._seen[:, slice(*np.searchsorted(self._seen[0], [begin, begin + _CHUNK]))]
             score_BI[user - begin, item] = -torch.inf
             ranked.append(score_BI.topk(self._k).indices)
-        return float(np.nanmean(recall_at_k(torch.cat(ranked).numpy(), self._relevant, self._k)))
+        return float(np.nanmean(recall_at_k(torch.cat(ranked).numpy(), self.relevant, self._k)))
 
 
 def _without(pairs: np.ndarray, removed: np.ndarray, num_items: int) -> np.ndarray:

@@ -1,51 +1,76 @@
-"""RetrieveCandidates: query vector -> the nearest items; popular items for users of whom nothing is known."""
+"""RetrieveCandidates: what every candidate source proposes to each user."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from ensemble.catalogue import Catalogue
 from ensemble.operators.fetch_user_features import FALLBACK
 from ensemble.operators.operator import Columns, RequestOperator
-from retrieval.index import load, search
+from features.artifact import file_sha256
+from retrieval.candidates import load_stage
+from retrieval.index import load
+from retrieval.item_rows import ItemRows
+from retrieval.sources import Users
 
+# B users  S sources  Q proposals of a source
 NO_ITEM = -1
 
 
 class RetrieveCandidates(RequestOperator):
-    """Fetches as many items more than wanted as the filters could take away, so that enough are left.
+    """Asks every source, leaving the forbidden items out of the search. Nobody proposes to users of whom nothing is
+    known. A source that fails proposes nothing and is counted.
 
     Args:
-        index: the index stage's `index.faiss`.
+        index: the index stage's folder.
+        query_encoder: the retrieval stage's `query_encoder.onnx`, whose vectors the index must be made for.
+        sources: the retrieval stage's `sources`.
         items: the etl stage's `items.parquet`.
-        num_candidates: candidates wanted behind the filters, or k if that is more.
-        drop_seen: whether past items will be filtered.
+        num_candidates: candidates wanted, or k if that is more.
     """
 
-    outputs = {"candidate_row": (np.int64, (None,)), "wanted": (np.int64, ())}  # noqa: RUF012
+    outputs = {  # noqa: RUF012
+        "proposed_row": (np.int64, (None, None)),
+        "num_failed_sources": (np.int64, ()),
+        "wanted": (np.int64, ()),
+    }
 
-    def __init__(self, index: Path, items: Path, num_candidates: int, drop_seen: bool) -> None:
-        super().__init__(**{"index.faiss": index, "items.parquet": items})
+    def __init__(self, index: Path, query_encoder: Path, sources: Path, items: Path, num_candidates: int) -> None:
+        super().__init__(
+            **{"index": index, "query_encoder.onnx": query_encoder, "sources": sources, "items.parquet": items}
+        )
         self.num_candidates = num_candidates
-        self.drop_seen = drop_seen
 
     def run(self, columns: Columns) -> Columns:
         wanted_B = np.maximum(self.num_candidates, columns["k"])
-        depth_B = wanted_B + (columns["exclude"] != "").sum(1)
-        if self.drop_seen:
-            depth_B = depth_B + (columns["seen_row"] != NO_ITEM).sum(1)
         # A power of two, and one search for each: how deep a user is searched does not depend on the others.
-        depth_B = np.minimum(2 ** np.ceil(np.log2(depth_B)).astype(np.int64), len(self.opened_items))
-        row_BK = np.full((len(depth_B), int(depth_B.max())), NO_ITEM, dtype=np.int64)
-        popular_B = columns["source"] >= FALLBACK
-        for depth in np.unique(depth_B):
-            asked = np.flatnonzero((depth_B == depth) & ~popular_B)
-            row_BK[asked, :depth] = search(self.opened_index, columns["query_vector"][asked], int(depth))[0]
-            row_BK[(depth_B == depth) & popular_B, :depth] = self.opened_items.by_popularity[:depth]
-        return {"candidate_row": row_BK, "wanted": wanted_B}
+        depth_B = np.where(columns["k"] > self.num_candidates, 2 ** np.ceil(np.log2(wanted_B)).astype(np.int64), 0)
+        known_B = columns["source"] < FALLBACK
+        width = max(*self.opened_stage.quotas, int(depth_B.max(initial=0)))
+        proposed_BSQ = np.full((len(wanted_B), len(self.opened_stage.sources), width), NO_ITEM, np.int64)
+        num_failed_B = np.zeros(len(wanted_B), np.int64)
+        for depth in np.unique(depth_B[known_B]):
+            asked = np.flatnonzero(known_B & (depth_B == depth))
+            proposals, failed = self.opened_stage.propose(self.users(columns, asked), int(depth))
+            num_failed_B[asked] = len(failed)
+            for source, one in enumerate(proposals):
+                proposed_BSQ[asked, source, : one.row_BK.shape[1]] = one.row_BK
+        return {"proposed_row": proposed_BSQ, "num_failed_sources": num_failed_B, "wanted": wanted_B}
 
     def open(self, folder: Path) -> None:
-        self.opened_index = load(folder / "index.faiss")
-        self.opened_items = Catalogue(folder / "items.parquet")
+        items = pq.read_table(folder / "items.parquet", columns=["item_id", "num_events"])
+        self.opened_rows = ItemRows(items["item_id"].to_numpy())
+        self.opened_index = load(folder / "index", expected_model=file_sha256(folder / "query_encoder.onnx"))
+        self.opened_stage = load_stage(folder / "sources", self.opened_index, items["num_events"].to_numpy())
+
+    def users(self, columns: Columns, asked: np.ndarray) -> Users:
+        """Some of the users, as the sources are asked for them."""
+        features = {name: columns[name][asked] for name in columns if name.startswith("user_")}
+        return Users(
+            features,
+            self.opened_rows.of_ids(columns["history"][asked]),
+            columns["forbidden_row"][asked],
+            columns["query_vector"][asked],
+        )

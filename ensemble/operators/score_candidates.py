@@ -14,6 +14,8 @@ from ensemble.operators.operator import Columns, RequestOperator
 from features.history import SECONDS_PER_DAY
 from features.ops.calendar import hour_and_weekday
 from features.workflow import normalized_log
+from ranking.dlrm import TWO_TOWER_SCORE, source_feature
+from retrieval.candidates import source_names
 
 # B users  K candidates  D embedding
 NO_ITEM = -1
@@ -26,17 +28,19 @@ class ScoreCandidates(RequestOperator):
         model: the ranking stage's `ranker.onnx`.
         items: the etl stage's `items.parquet`.
         item_vectors: the retrieval stage's `item_vectors.parquet`.
+        sources: the retrieval stage's `sources`.
         online: the etl stage's `online.json`: how it normalised what must be computed anew for each request.
     """
 
     outputs = {"score": (np.float32, (None,))}  # noqa: RUF012
 
-    def __init__(self, model: Path, items: Path, item_vectors: Path, online: Path) -> None:
+    def __init__(self, model: Path, items: Path, item_vectors: Path, sources: Path, online: Path) -> None:
         super().__init__(
             **{
                 "ranker.onnx": model,
                 "items.parquet": items,
                 "item_vectors.parquet": item_vectors,
+                "sources": sources,
                 "online.json": online,
             }
         )
@@ -63,10 +67,14 @@ class ScoreCandidates(RequestOperator):
         item_BKD = self.opened_vectors[np.maximum(row_BK, 0)]
         # One product a pair, not a matrix product: its rounding does not depend on how many pairs there are.
         score_BK = np.einsum("bkd,bd->bk", item_BKD, columns["query_vector"])
-        return self.opened_items.features_of(row_BK) | {"retrieval_score": score_BK}
+        said = {
+            source_feature(name): columns["candidate_sources"][..., s] for s, name in enumerate(self.opened_sources)
+        }
+        return self.opened_items.features_of(row_BK) | said | {TWO_TOWER_SCORE: score_BK}
 
     def open(self, folder: Path) -> None:
         self.opened_model = OnnxModel(folder / "ranker.onnx")
         self.opened_items = Catalogue(folder / "items.parquet", self.opened_model.inputs)
         self.opened_vectors = load_item_vectors(folder / "item_vectors.parquet")
+        self.opened_sources = source_names(folder / "sources")
         self.opened_normalization = json.loads((folder / "online.json").read_text())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -30,7 +30,8 @@ class Baseline(Protocol):
         """Settings to try, the one to use when validation cannot tell them apart first.
 
         Args:
-            events: training events, for settings that are relative to the data.
+            events: training events, for settings that are relative to the data; `events.content` says what the
+                catalogue knows of its items.
             fill_days: window of the recent popularity that fills rows.
         """
         ...
@@ -52,5 +53,19 @@ class Baseline(Protocol):
             k: slots K.
             drop_seen: whether items of `seen` must not come back.
         Returns: [B, K] int64 item rows, best first, no repeats; -1 only where the catalogue ends.
+        """
+        ...
+
+
+@runtime_checkable
+class ColdBaseline(Protocol):
+    """What a baseline adds that can tell items without any interaction apart."""
+
+    def recommend_cold(self, user_rows: np.ndarray, seen: Events, k: int) -> np.ndarray:
+        """Rank only the items that had no event when it was fitted.
+
+        Args:
+            user_rows, seen, k: as in `Baseline.recommend`.
+        Returns: [B, K] int64 item rows, best first, no repeats; -1 behind the last one it has something to say of.
         """
         ...

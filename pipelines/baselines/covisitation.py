@@ -1,6 +1,6 @@
 """Items that the same users had: item-to-item co-visitation."""
 
-# B users  N items of the catalogue
+# B users  A items with interactions
 
 from __future__ import annotations
 
@@ -51,23 +51,22 @@ class Covisitation:
         return []
 
     def fit(self, events: Events) -> Self:
-        user_item = events.history.matrix(np.arange(events.num_users), last_n=MAX_HISTORY)
+        self._items_A = events.had_rows
+        user_item = events.history.matrix(np.arange(events.num_users), last_n=MAX_HISTORY)[:, self._items_A]
         together = (user_item.T @ user_item).tocoo()
-        num_users_N = np.asarray(user_item.sum(axis=0)).ravel()
+        num_users_A = np.asarray(user_item.sum(axis=0)).ravel()
         different = together.row != together.col
         row, col = together.row[different], together.col[different]
-        similarity = together.data[different] / (num_users_N[row] * num_users_N[col]) ** self.power
-        self._similarity_NN = sparse.csr_matrix(
-            (similarity.astype(np.float32), (row, col)), shape=(events.num_items, events.num_items)
-        )
+        similarity = together.data[different] / (num_users_A[row] * num_users_A[col]) ** self.power
+        self._similarity_AA = sparse.csr_matrix((similarity.astype(np.float32), (row, col)), shape=together.shape)
         self._fill_N = popularity_order(events, self.fill_days)
         return self
 
     def recommend(self, user_rows: np.ndarray, seen: Events, k: int, drop_seen: bool) -> np.ndarray:
         def score(rows: np.ndarray) -> np.ndarray:
-            votes_BN = seen.history.matrix(rows, self.last_n, self.decay)
-            score_BN = (votes_BN @ self._similarity_NN).toarray()
-            score_BN[score_BN == 0] = -np.inf
-            return score_BN
+            votes_BA = seen.history.matrix(rows, self.last_n, self.decay)[:, self._items_A]
+            score_BA = (votes_BA @ self._similarity_AA).toarray()
+            score_BA[score_BA == 0] = -np.inf
+            return score_BA
 
-        return ranked_rows(score, user_rows, seen, k, drop_seen, self._fill_N)
+        return ranked_rows(score, user_rows, seen, k, drop_seen, self._fill_N, self._items_A)

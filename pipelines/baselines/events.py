@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from scipy import sparse
+
+from features.item_content import ItemContent
 
 SECONDS_PER_DAY = 86_400.0
 
@@ -23,6 +25,8 @@ class Events:
     """[E] int64 Unix seconds, ascending."""
     num_users: int
     num_items: int
+    content: ItemContent | None = None
+    """What the catalogue says of its items, for the baselines that read it; None if nothing is known."""
 
     def __post_init__(self) -> None:
         if not len(self.user_row) == len(self.item_row) == len(self.timestamp):
@@ -38,7 +42,16 @@ class Events:
 
     def where(self, kept: np.ndarray) -> Events:
         """The same catalogue with only some events; kept: [E] bool."""
-        return Events(self.user_row[kept], self.item_row[kept], self.timestamp[kept], self.num_users, self.num_items)
+        return replace(self, user_row=self.user_row[kept], item_row=self.item_row[kept], timestamp=self.timestamp[kept])
+
+    def followed_by(self, later: Events) -> Events:
+        """These events and later ones of the same catalogue."""
+        return replace(
+            self,
+            user_row=np.concatenate([self.user_row, later.user_row]),
+            item_row=np.concatenate([self.item_row, later.item_row]),
+            timestamp=np.concatenate([self.timestamp, later.timestamp]),
+        )
 
     @property
     def span_days(self) -> float:
@@ -49,6 +62,23 @@ class Events:
     def item_counts(self) -> np.ndarray:
         """[num_items] events of each item."""
         return np.bincount(self.item_row, minlength=self.num_items)
+
+    @cached_property
+    def had_rows(self) -> np.ndarray:
+        """Item rows with an event, ascending."""
+        return np.flatnonzero(self.item_counts)
+
+    @cached_property
+    def cold_rows(self) -> np.ndarray:
+        """Item rows without an event, ascending."""
+        return np.flatnonzero(self.item_counts == 0)
+
+    def window_counts(self, window_days: float) -> np.ndarray:
+        """[num_items] events of each item within the last `window_days`, the moment of the last event included."""
+        if not len(self):
+            return self.item_counts
+        since = self.timestamp[-1] - window_days * SECONDS_PER_DAY
+        return np.bincount(self.item_row[self.timestamp >= since], minlength=self.num_items)
 
     @cached_property
     def history(self) -> History:

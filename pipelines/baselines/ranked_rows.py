@@ -1,6 +1,6 @@
 """From scores to ranked item rows: exact top k, ties by item row, filled with recently popular items."""
 
-# B users  N items of the catalogue  K ranked slots  F items tried for filling
+# B users  N items of the catalogue  A items that are scored  K ranked slots  F items tried for filling
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipelines.baselines.events import SECONDS_PER_DAY, Events, History
+from pipelines.baselines.events import Events, History
 
-_CELLS_PER_BLOCK = 10_000_000
+_CELLS_PER_BLOCK = 1_000_000
+"""Scores in work at a time: they are gone over several times, and fit a processor's cache."""
+
+_LEAST_USERS = 16
+"""In a block, however many items there are: some scores have a cost for each block."""
+
 _NO_ITEM = -1
 
 
 def popularity_order(events: Events, window_days: float | None = None) -> np.ndarray:
     """[N] item rows by events within the last `window_days` (None: ever), then by events ever, then by item row."""
-    recent_N = events.item_counts
-    if window_days is not None and len(events):
-        since = events.timestamp[-1] - window_days * SECONDS_PER_DAY
-        recent_N = np.bincount(events.item_row[events.timestamp >= since], minlength=events.num_items)
+    recent_N = events.item_counts if window_days is None else events.window_counts(window_days)
     return np.lexsort((np.arange(events.num_items), -events.item_counts, -recent_N))
 
 
@@ -30,27 +32,52 @@ def ranked_rows(
     k: int,
     drop_seen: bool,
     fill_order: np.ndarray,
+    items_A: np.ndarray,
 ) -> np.ndarray:
-    """Rank the catalogue for each user, a block of users at a time.
+    """Rank the catalogue for each user: the items that are scored, then those of `fill_order`.
 
     Args:
-        score: user rows [b] -> float scores [b, N], -inf where the baseline has nothing to say; overwritten here.
+        score: user rows [b] -> float scores [b, A], -inf where the baseline has nothing to say; overwritten here.
         user_rows: [B] user rows.
         seen: what is known of the users; its items are dropped if `drop_seen`.
         k: slots K.
         fill_order: [N] item rows that fill the slots left, best first.
+        items_A: item rows that are scored, ascending.
     Returns: [B, K] int64 item rows, best first; -1 only where the catalogue has no allowed item left.
     """
+    ranked_BK = best_of(score, user_rows, k, items_A, seen.history if drop_seen else None)
+    return filled(ranked_BK, user_rows, seen.history, drop_seen, fill_order)
+
+
+def best_of(
+    score: Callable[[np.ndarray], np.ndarray],
+    user_rows: np.ndarray,
+    k: int,
+    items_A: np.ndarray,
+    dropped: History | None = None,
+) -> np.ndarray:
+    """The best of the items that are scored, a block of users at a time.
+
+    Args:
+        score, user_rows, k, items_A: as in `ranked_rows`.
+        dropped: histories whose items must not come back.
+    Returns: [B, K] int64 item rows, best first; -1 behind the last one that has a score.
+    """
     ranked_BK = np.full((len(user_rows), k), _NO_ITEM, np.int64)
-    block = max(1, _CELLS_PER_BLOCK // seen.num_items)
+    if not len(items_A):
+        return ranked_BK
+    block = max(_LEAST_USERS, _CELLS_PER_BLOCK // len(items_A))
     for start in range(0, len(user_rows), block):
         rows = user_rows[start : start + block]
-        score_BN = score(rows)
-        if drop_seen:
-            user, _, item = seen.history.slots(rows)
-            score_BN[user, item] = -np.inf
-        ranked_BK[start : start + block] = top_rows(score_BN, k)
-    return filled(ranked_BK, user_rows, seen.history, drop_seen, fill_order)
+        score_BA = score(rows)
+        if dropped is not None:
+            user, _, item = dropped.slots(rows)
+            place = np.minimum(np.searchsorted(items_A, item), len(items_A) - 1)
+            scored = items_A[place] == item
+            score_BA[user[scored], place[scored]] = -np.inf
+        place_BK = top_rows(score_BA, k)
+        ranked_BK[start : start + block] = np.where(place_BK >= 0, items_A[place_BK], _NO_ITEM)
+    return ranked_BK
 
 
 def top_rows(score_BN: np.ndarray, k: int) -> np.ndarray:

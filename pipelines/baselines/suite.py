@@ -17,18 +17,33 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.baselines.baseline import Baseline
+from pipelines.baselines.baseline import Baseline, ColdBaseline
+from pipelines.baselines.bpr import Bpr
+from pipelines.baselines.content_knn import ContentKnn
 from pipelines.baselines.covisitation import Covisitation
 from pipelines.baselines.ease import Ease
 from pipelines.baselines.events import Events
 from pipelines.baselines.ials import Ials
 from pipelines.baselines.popularity import Popularity
+from pipelines.baselines.popularity_by_category import PopularityByCategory
 from pipelines.baselines.recent_popularity import RecentPopularity
 from pipelines.baselines.repeat_purchase import RepeatPurchase
-from pipelines.baselines.tuning import STAGES, HeldOut, settings_of, tuned
+from pipelines.baselines.tuning import COLD, STAGES, HeldOut, settings_of, tuned
 
-BASELINES: tuple[type[Baseline], ...] = (Popularity, RecentPopularity, RepeatPurchase, Covisitation, Ials, Ease)
+BASELINES: tuple[type[Baseline], ...] = (
+    Popularity,
+    RecentPopularity,
+    RepeatPurchase,
+    PopularityByCategory,
+    ContentKnn,
+    Covisitation,
+    Ials,
+    Ease,
+    Bpr,
+)
 """One line a baseline; the order of the report."""
+
+_RANKINGS = (*STAGES, COLD)
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +59,9 @@ class BaselineResult:
     """[B, slate_k] item rows of the setting with the best validation NDCG."""
     candidates_BK: np.ndarray
     """[B, candidate_k] item rows of the setting with the best validation recall."""
+    cold_BK: np.ndarray
+    """[B, candidate_k] items that nobody had before, of the setting with the best validation recall of such items;
+    empty for a baseline that cannot tell them apart."""
     settings: dict[str, dict[str, Any]]
     """By stage, the settings chosen."""
     trials: list[dict[str, Any]]
@@ -75,7 +93,7 @@ def run_baselines(
         seed: of that sample.
     Raises: ValueError if no validation user has a relevant item.
     """
-    known = _joined(train, valid)
+    known = train.followed_by(valid)
     held_out = HeldOut.after(train, valid, drop_seen=drop_seen, max_users=max_tuning_users, seed=seed)
     if not len(held_out.user_rows):
         raise ValueError(
@@ -92,14 +110,14 @@ def run_baselines(
         fill_days=dict.fromkeys(STAGES, 0.0),
     )
     fill_days = {stage: settings_of(windows.best[stage])["window_days"] for stage in STAGES}
-    results = []
-    for kind in BASELINES:
+
+    def result(kind: type[Baseline]) -> BaselineResult:
         begun = time.monotonic()
+        empty = np.zeros((0, 0), np.int64)
         skipped = kind.unavailable(known, drop_seen)
         if skipped:
-            empty = np.zeros((0, 0), np.int64)
-            results.append(BaselineResult(kind.name, skipped, empty, empty, {}, [], 0.0))
-            continue
+            return BaselineResult(kind.name, skipped, empty, empty, empty, {}, [], 0.0)
+        _log.info("baseline %s: tuning", kind.name)
         found = tuned(
             kind,
             train,
@@ -111,12 +129,15 @@ def run_baselines(
         )
         slate_BK = found.best["slate"].fit(known).recommend(test_user_rows, known, slate_k, drop_seen)
         candidates_BK = found.best["candidates"].fit(known).recommend(test_user_rows, known, candidate_k, drop_seen)
+        cold = found.best[COLD].fit(known) if COLD in found.best else None
+        cold_BK = cold.recommend_cold(test_user_rows, known, candidate_k) if isinstance(cold, ColdBaseline) else empty
         seconds = time.monotonic() - begun
-        settings = {stage: settings_of(found.best[stage]) for stage in STAGES}
+        settings = {stage: settings_of(one) for stage, one in found.best.items()}
         trials = [trial.as_dict() for trial in found.trials]
-        results.append(BaselineResult(kind.name, "", slate_BK, candidates_BK, settings, trials, round(seconds, 3)))
         _log.info("baseline %s: %d settings tried, %.1f s", kind.name, len(trials), seconds)
-    return results
+        return BaselineResult(kind.name, "", slate_BK, candidates_BK, cold_BK, settings, trials, round(seconds, 3))
+
+    return [result(kind) for kind in BASELINES]
 
 
 def cached_baselines(
@@ -139,16 +160,6 @@ def cached_baselines(
     results = compute()
     _write(path, key, results)
     return results
-
-
-def _joined(earlier: Events, later: Events) -> Events:
-    return Events(
-        np.concatenate([earlier.user_row, later.user_row]),
-        np.concatenate([earlier.item_row, later.item_row]),
-        np.concatenate([earlier.timestamp, later.timestamp]),
-        earlier.num_users,
-        earlier.num_items,
-    )
 
 
 def _cache_key(inputs: dict[str, Any]) -> str:
@@ -175,8 +186,8 @@ def _write(path: Path, key: str, results: Sequence[BaselineResult]) -> None:
     table = pa.table(
         {
             "name": [one.name for one in results],
-            **{stage: pa.array([_flat(one, stage) for one in results], pa.list_(pa.int64())) for stage in STAGES},
-            **{f"{stage}_width": [getattr(one, f"{stage}_BK").shape[1] for one in results] for stage in STAGES},
+            **{stage: pa.array([_flat(one, stage) for one in results], pa.list_(pa.int64())) for stage in _RANKINGS},
+            **{f"{stage}_width": [getattr(one, f"{stage}_BK").shape[1] for one in results] for stage in _RANKINGS},
         }
     ).replace_schema_metadata({"key": key, "rest": json.dumps(rest)})
     writing = path.with_name(f".{path.name}.writing")
@@ -193,9 +204,7 @@ def _read(path: Path) -> list[BaselineResult]:
         return table[stage][place].values.to_numpy().reshape(-1, width) if width else np.zeros((0, 0), np.int64)
 
     return [
-        BaselineResult(
-            name, slate_BK=ranking(place, "slate"), candidates_BK=ranking(place, "candidates"), **rest[place]
-        )
+        BaselineResult(name, **{f"{stage}_BK": ranking(place, stage) for stage in _RANKINGS}, **rest[place])
         for place, name in enumerate(table["name"].to_pylist())
     ]
 

@@ -24,12 +24,12 @@ from tqdm import tqdm
 from features.artifact import Artifact, ArtifactWriter
 from features.errors import CascadeError
 from features.onnx_export import export_onnx
+from features.rowwise_adagrad import RowwiseAdagrad
 from ranking.clicks.batches import ClickBatches
 from ranking.clicks.checks import click_schema
 from ranking.clicks.dlrm import ClickDlrm
 from ranking.clicks.metrics import auc, log_losses
 from ranking.clicks.model import ClickModel
-from ranking.clicks.rowwise_adagrad import RowwiseAdagrad
 from ranking.config import ClickConfig, RankingConfig
 
 # N rows

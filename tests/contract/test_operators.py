@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cloudpickle
@@ -20,11 +20,11 @@ from merlin.schema import Schema
 from merlin.table import TensorTable
 
 from ensemble.graph import REQUEST_SCHEMA, GraphFiles
-from ensemble.operators.drop_excluded import DropExcluded
-from ensemble.operators.drop_seen import DropSeen
 from ensemble.operators.encode_query import EncodeQuery
 from ensemble.operators.fetch_user_features import FetchUserFeatures
 from ensemble.operators.fill_candidates import FillCandidates
+from ensemble.operators.forbid_items import ForbidItems
+from ensemble.operators.merge_candidates import MergeCandidates
 from ensemble.operators.operator import RequestOperator
 from ensemble.operators.order_slate import OrderSlate
 from ensemble.operators.retrieve_candidates import RetrieveCandidates
@@ -33,6 +33,8 @@ from ensemble.operators.score_candidates import ScoreCandidates
 REPOSITORY = Path(__file__).resolve().parents[2]
 NO_ITEM = -1
 NUM_CANDIDATES = 20
+OF_CANDIDATES = ("candidate_row", "retrieval_score", "candidate_sources", "score")
+"""Columns with a place for each candidate."""
 
 
 @dataclass(frozen=True)
@@ -40,26 +42,26 @@ class Row:
     """An operator under test."""
 
     make: Callable[[GraphFiles], RequestOperator]
-    reads_candidates: bool = True
-    forbidden: tuple[str, ...] = field(default=())
-    """For a filter: the columns of what it takes away."""
+    reads_candidates: bool = False
 
 
 ROWS = {  # in the order of the request path
-    "FetchUserFeatures": Row(lambda files: FetchUserFeatures(files.store, files.schema), reads_candidates=False),
-    "EncodeQuery": Row(lambda files: EncodeQuery(files.query_encoder), reads_candidates=False),
+    "FetchUserFeatures": Row(lambda files: FetchUserFeatures(files.store, files.schema)),
+    "EncodeQuery": Row(lambda files: EncodeQuery(files.query_encoder)),
+    "ForbidItems": Row(lambda files: ForbidItems(files.items, True)),
     "RetrieveCandidates": Row(
-        lambda files: RetrieveCandidates(files.index, files.items, NUM_CANDIDATES, True), reads_candidates=False
+        lambda files: RetrieveCandidates(files.index, files.query_encoder, files.sources, files.items, NUM_CANDIDATES)
     ),
-    "DropSeen": Row(lambda files: DropSeen(), forbidden=("seen_row",)),
-    "DropExcluded": Row(lambda files: DropExcluded(files.items), forbidden=("excluded_row",)),
-    "FillCandidates": Row(lambda files: FillCandidates(files.items, True)),
-    "ScoreCandidates": Row(lambda files: ScoreCandidates(files.ranker, files.items, files.item_vectors, files.online)),
-    "OrderSlate": Row(lambda files: OrderSlate(files.items)),
+    "MergeCandidates": Row(lambda files: MergeCandidates(files.sources)),
+    "FillCandidates": Row(lambda files: FillCandidates(files.items), reads_candidates=True),
+    "ScoreCandidates": Row(
+        lambda files: ScoreCandidates(files.ranker, files.items, files.item_vectors, files.sources, files.online),
+        reads_candidates=True,
+    ),
+    "OrderSlate": Row(lambda files: OrderSlate(files.items), reads_candidates=True),
 }
 every_operator = pytest.mark.parametrize("name", ROWS)
 every_candidate_reader = pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.reads_candidates])
-every_filter = pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.forbidden])
 
 RUN_SAVED = """
 import pickle, sys
@@ -94,7 +96,8 @@ def saved(small_run, tmp_path_factory) -> Path:
         items=small_run / "etl/items.parquet",
         query_encoder=small_run / "retrieval/query_encoder.onnx",
         item_vectors=small_run / "retrieval/item_vectors.parquet",
-        index=small_run / "index/index.faiss",
+        sources=small_run / "retrieval/sources",
+        index=small_run / "index",
         ranker=small_run / "ranking/ranker.onnx",
     )
     for name, row in ROWS.items():
@@ -127,12 +130,16 @@ def fresh_answers(saved, placed) -> dict[str, dict[str, np.ndarray]]:
     return pickle.loads((saved / "answers").read_bytes())
 
 
+def raw_ids_of(run: Path) -> list[str]:
+    return pq.read_table(run / "etl/items.parquet", columns=["raw_id"])["raw_id"].to_pylist()
+
+
 def request_columns(run: Path) -> dict[str, np.ndarray]:
     """Personal, cold and unknown users, one of them twice, with few and many items wanted and excluded."""
     users = pq.read_table(run / "etl/users.parquet", columns=["raw_id", "num_events"]).to_pydict()
     by_activity = np.argsort(users["num_events"])
     known = [users["raw_id"][place] for place in (*by_activity[:2], *by_activity[-4:])]
-    items = pq.read_table(run / "etl/items.parquet", columns=["raw_id"])["raw_id"].to_pylist()
+    items = raw_ids_of(run)
     asked = [*known, known[-1], "stranger", "\U0001f600"]
     wanted = [10, 1, 30, 100, 5, 10, 10, 10, 7]
     excluded = [[], [items[3]] * 5, items[:10], items[:-1], ["nothing", ""], items, items[5:9], items[::2], []]
@@ -153,7 +160,9 @@ def rows_of(columns, rows):
 
 
 def padding_of(name, values):
-    return {"O": "", "i": NO_ITEM}.get(values.dtype.kind, 0 if name == "propensities" else -np.inf)
+    if name in {"retrieval_score", "candidate_sources", "propensities"}:
+        return 0
+    return {"O": "", "i": NO_ITEM}.get(values.dtype.kind, -np.inf)
 
 
 def assert_same(answer, expected):
@@ -161,18 +170,18 @@ def assert_same(answer, expected):
     assert answer.keys() == expected.keys()
     for name, values in answer.items():
         others = expected[name]
-        if values.ndim > 1 and values.shape[1] < others.shape[1]:
-            values, others = others, values
-        shared = values[:, : others.shape[1]] if values.ndim > 1 else values
-        np.testing.assert_array_equal(shared, others, err_msg=name)
-        assert values.dtype == others.dtype
-        assert values.ndim == 1 or (values[:, others.shape[1] :] == padding_of(name, values)).all(), name
+        assert values.dtype == others.dtype and values.ndim == others.ndim and len(values) == len(others), name
+        shared = tuple(slice(min(sizes)) for sizes in zip(values.shape, others.shape, strict=True))
+        np.testing.assert_array_equal(values[shared], others[shared], err_msg=name)
+        for one in (values, others):
+            beyond = np.ones(one.shape, bool)
+            beyond[shared] = False
+            assert (one[beyond] == padding_of(name, one)).all(), name
 
 
 def narrowed(columns, width):
     """The columns as if retrieval had found `width` candidates only."""
-    cut = {name: columns[name][:, :width] for name in ("candidate_row", "score") if name in columns}
-    return columns | cut
+    return columns | {name: columns[name][:, :width] for name in OF_CANDIDATES if name in columns}
 
 
 @every_operator
@@ -241,49 +250,103 @@ def test_zero_one_and_too_few_candidates(placed, name, width):
 @every_candidate_reader
 def test_empty_slots_are_never_served_nor_change_the_rest(placed, name):
     one = placed[name]
-    row_BK = one.columns["candidate_row"]
-    gap = np.full((len(row_BK), 2), NO_ITEM)
-    columns = one.columns | {"candidate_row": np.concatenate([gap, row_BK, gap], axis=1)}
-    if "score" in columns:
-        worthless = np.full(gap.shape, -np.inf, dtype=np.float32)
-        columns["score"] = np.concatenate([worthless, columns["score"], worthless], axis=1)
+    columns = dict(one.columns)
+    num_before, num_behind = (0 if name == "FillCandidates" else 2), 2  # the merge leaves none before an item
+    for column in OF_CANDIDATES:
+        if column in columns:
+            values = columns[column]
+            beside = ((0, 0), (num_before, num_behind), *[(0, 0)] * (values.ndim - 2))
+            columns[column] = np.pad(values, beside, constant_values=padding_of(column, values))
     answer, expected = one.operator.run(columns), one.operator.run(one.columns)
     answer.pop("candidate_ids", None), expected.pop("candidate_ids", None)  # as they came, gaps and all
-    for column in answer.keys() & {"candidate_row", "score"}:
-        if answer[column].shape == columns["candidate_row"].shape:
-            assert (answer[column][:, :2] == padding_of(column, answer[column])).all()
-            answer[column] = answer[column][:, 2:]
+    for column in answer.keys() & set(OF_CANDIDATES):
+        assert (answer[column][:, :num_before] == padding_of(column, answer[column])).all()
+        answer[column] = answer[column][:, num_before:]
     assert_same(answer, expected)
 
 
-@every_filter
-def test_a_filter_takes_the_forbidden_items_of_each_user_and_no_other(placed, name):
-    one, row = placed[name], ROWS[name]
-    columns = one.columns
-    if name == "DropSeen":  # repeats and empty slots among what is forbidden
-        seen = columns["seen_row"]
-        columns = columns | {"seen_row": np.concatenate([seen, np.full_like(seen, NO_ITEM), seen[:, ::-1]], axis=1)}
-    answer = one.operator.run(columns)
-    after = columns | answer
-    (counter,) = (column for column in answer if column.startswith("num_dropped"))
-    for user, (before, kept) in enumerate(zip(columns["candidate_row"], answer["candidate_row"], strict=True)):
-        forbidden = set(np.concatenate([after[column][user] for column in row.forbidden]).tolist()) - {NO_ITEM}
-        assert kept.tolist() == [NO_ITEM if item in forbidden else item for item in before.tolist()]
-        assert answer[counter][user] == sum(item in forbidden for item in before.tolist())
+def items_in(values) -> set[int]:
+    return set(values.ravel().tolist()) - {NO_ITEM}
 
 
-def test_some_filter_had_something_to_do(placed):
-    seen = placed["DropSeen"].operator.run(placed["DropSeen"].columns)
-    excluded = placed["DropExcluded"].operator.run(placed["DropExcluded"].columns)
-    assert seen["num_dropped_seen"].any() and excluded["num_dropped_excluded"].any()
+def test_what_is_forbidden_is_what_was_seen_and_what_is_excluded(placed, small_run):
+    one = placed["ForbidItems"]
+    row_of = {raw_id: row for row, raw_id in enumerate(raw_ids_of(small_run))}
+    forbidden_BS = one.operator.run(one.columns)["forbidden_row"]
+    for user, forbidden in enumerate(forbidden_BS):
+        excluded = {row_of[raw_id] for raw_id in one.columns["exclude"][user].tolist() if raw_id in row_of}
+        assert items_in(forbidden) == excluded | items_in(one.columns["seen_row"][user])
+    assert (one.columns["seen_row"] != NO_ITEM).any() and (forbidden_BS == NO_ITEM).any()
 
 
-@pytest.mark.parametrize("name", ["RetrieveCandidates", "FillCandidates"])
+def test_where_items_may_come_back_only_the_excluded_are_forbidden(placed, saved):
+    one = placed["ForbidItems"]
+    lenient = ForbidItems(saved / "ForbidItems.files/items.parquet", drop_seen=False)
+    lenient.load_artifacts(str(saved / "ForbidItems.files"))
+    every = one.operator.run(one.columns)["forbidden_row"]
+    excluded = lenient.run(one.columns)["forbidden_row"]
+    for user, mine in enumerate(excluded):
+        assert items_in(mine) <= items_in(every[user])
+        assert items_in(every[user]) == items_in(mine) | items_in(one.columns["seen_row"][user])
+    assert any(items_in(mine) != items_in(all_of) for mine, all_of in zip(excluded, every, strict=True))
+
+
+def test_what_is_forbidden_is_proposed_by_no_source_and_never_comes_back(placed):
+    forbidden_BS = placed["RetrieveCandidates"].columns["forbidden_row"]
+    after = [
+        placed["RetrieveCandidates"].operator.run(placed["RetrieveCandidates"].columns)["proposed_row"],
+        placed["FillCandidates"].columns["candidate_row"],
+        placed["ScoreCandidates"].columns["candidate_row"],
+    ]
+    assert all((proposed != NO_ITEM).any() for proposed in after)
+    for proposed in after:
+        for user, forbidden in enumerate(forbidden_BS):
+            assert not items_in(proposed[user]) & items_in(forbidden)
+
+
+def test_every_source_proposes_to_the_known_and_none_to_the_unknown(placed):
+    one = placed["RetrieveCandidates"]
+    answer = one.operator.run(one.columns)
+    known_B = one.columns["source"] < 2
+    assert known_B.any() and not known_B.all() and not answer["num_failed_sources"].any()
+    assert (answer["proposed_row"][~known_B] == NO_ITEM).all()
+    assert (answer["proposed_row"][known_B] != NO_ITEM).any((0, 2)).all()
+    np.testing.assert_array_equal(answer["wanted"], np.maximum(NUM_CANDIDATES, one.columns["k"]))
+
+
+@pytest.mark.parametrize("name", ["MergeCandidates", "FillCandidates"])
 def test_no_candidate_is_invented_or_repeated(placed, small_run, name):
-    num_items = pq.read_metadata(small_run / "etl/items.parquet").num_rows
+    num_items = len(raw_ids_of(small_run))
     for row in placed[name].operator.run(placed[name].columns)["candidate_row"]:
         items = row[row != NO_ITEM]
         assert len(set(items.tolist())) == len(items) and (items < num_items).all()
+
+
+def test_the_merge_loses_nothing_up_to_the_number_wanted(placed):
+    one = placed["MergeCandidates"]
+    answer = one.operator.run(one.columns)
+    for user, row in enumerate(answer["candidate_row"]):
+        proposed = items_in(one.columns["proposed_row"][user])
+        assert items_in(row) <= proposed
+        assert len(items_in(row)) == min(len(proposed), one.columns["wanted"][user])
+        empty = row == NO_ITEM
+        assert not answer["retrieval_score"][user, empty].any()
+        assert not answer["candidate_sources"][user, empty].any()
+        assert answer["candidate_sources"][user, ~empty].any(1).all()
+
+
+def test_everybody_has_k_candidates_while_so_many_are_allowed(placed, small_run):
+    one, num_items = placed["FillCandidates"], len(raw_ids_of(small_run))
+    for columns in (one.columns, narrowed(one.columns, 3)):
+        answer = one.operator.run(columns)
+        for user, row in enumerate(answer["candidate_row"]):
+            allowed = num_items - len(items_in(columns["forbidden_row"][user]))
+            wanted = columns["wanted" if columns["source"][user] >= 2 else "k"][user]
+            had = items_in(columns["candidate_row"][user])
+            assert len(items_in(row)) == max(len(had), min(wanted, allowed)) and had <= items_in(row)
+            added = ~np.isin(row, sorted(had))
+            assert not answer["retrieval_score"][user, added].any()
+            assert not answer["candidate_sources"][user, added].any()
 
 
 def test_scores_stand_where_their_candidates_stand(placed):
@@ -291,7 +354,7 @@ def test_scores_stand_where_their_candidates_stand(placed):
     score_BK = one.operator.run(one.columns)["score"]
     assert ((one.columns["candidate_row"] == NO_ITEM) == np.isneginf(score_BK)).all()
     shuffled = np.random.default_rng(0).permutation(score_BK.shape[1])
-    columns = one.columns | {"candidate_row": one.columns["candidate_row"][:, shuffled]}
+    columns = one.columns | {name: one.columns[name][:, shuffled] for name in OF_CANDIDATES if name in one.columns}
     np.testing.assert_array_equal(one.operator.run(columns)["score"], score_BK[:, shuffled])
 
 

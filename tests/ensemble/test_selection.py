@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.selection import NO_ITEM, compact, drop, fill, top_k
+from ensemble.selection import NO_ITEM, fill, top_k
 
 NUM_ITEMS = 8
 rows = st.lists(st.integers(NO_ITEM, NUM_ITEMS - 1), max_size=10)
@@ -29,43 +29,19 @@ def matrix(lists):
     return padded
 
 
+def front(lists):
+    """As `matrix`, without empty slots before an item."""
+    return matrix([[item for item in items if item != NO_ITEM] for items in lists])
+
+
 def items_of(row):
     return [item for item in row.tolist() if item != NO_ITEM]
-
-
-@given(users(rows, rows))
-def test_drop_empties_exactly_the_users_own_forbidden_slots(drawn):
-    row_BK, forbidden_BS = (matrix(lists) for lists in zip(*drawn, strict=True))
-    before = row_BK.copy()
-    kept_BK, num_dropped_B = drop(row_BK, forbidden_BS)
-    for row, kept, num_dropped, (_, forbidden) in zip(row_BK, kept_BK, num_dropped_B, drawn, strict=True):
-        forbidden = {item for item in forbidden if item != NO_ITEM}
-        assert kept.tolist() == [NO_ITEM if item in forbidden else item for item in row.tolist()]
-        assert num_dropped == sum(item in forbidden for item in row.tolist())
-    np.testing.assert_array_equal(row_BK, before)
-
-
-def test_drop_tells_users_and_large_item_rows_apart():
-    largest = 2**40 - 1
-    kept_BK, num_dropped_B = drop(np.array([[largest, 0], [largest, 0]]), np.array([[0], [largest]]))
-    assert kept_BK.tolist() == [[largest, NO_ITEM], [NO_ITEM, 0]] and num_dropped_B.tolist() == [1, 1]
-
-
-@given(users(rows, st.integers(0, 12)))
-def test_compact_keeps_the_first_wanted_items_in_order(drawn):
-    lists, wanted = zip(*drawn, strict=True)
-    row_BK = matrix(lists)
-    kept_BK = compact(row_BK, np.array(wanted))
-    assert kept_BK.shape == (len(drawn), max(wanted))
-    for row, kept, number in zip(row_BK, kept_BK, wanted, strict=True):
-        first = items_of(row)[:number]
-        assert kept.tolist() == first + [NO_ITEM] * (max(wanted) - len(first))
 
 
 @given(users(distinct_rows, rows, st.integers(0, NUM_ITEMS + 2)), st.permutations(range(NUM_ITEMS)))
 def test_fill_appends_the_best_allowed_items_until_the_user_has_enough(drawn, ranking):
     lists, forbidden, wanted = zip(*drawn, strict=True)
-    row_BK = compact(matrix(lists), np.array([len(items) for items in lists]))
+    row_BK = front(lists)
     filled_BK = fill(row_BK, np.array(wanted), np.array(ranking), matrix(forbidden))
     for row, filled, banned, number in zip(row_BK, filled_BK, forbidden, wanted, strict=True):
         there = items_of(row)
@@ -93,13 +69,12 @@ def test_top_k_is_the_sorted_prefix_and_pads_what_is_missing(drawn):
 @given(users(distinct_rows, rows, st.lists(scores, min_size=11, max_size=11), st.integers(0, NUM_ITEMS + 2)))
 def test_a_user_gets_the_same_alone_and_among_others(drawn):
     lists, forbidden, score_lists, wanted = zip(*drawn, strict=True)
-    row_BK, forbidden_BS, wanted_B = matrix(lists), matrix(forbidden), np.array(wanted)
+    row_BK, front_BK, forbidden_BS, wanted_B = matrix(lists), front(lists), matrix(forbidden), np.array(wanted)
     score_BK = np.array(score_lists, dtype=np.float32)[:, : row_BK.shape[1]]
     ranking = np.arange(NUM_ITEMS)
 
     def chain(b):
-        kept_BK, _ = drop(row_BK[b], forbidden_BS[b])
-        filled_BK = fill(compact(kept_BK, wanted_B[b]), wanted_B[b], ranking, forbidden_BS[b])
+        filled_BK = fill(front_BK[b], wanted_B[b], ranking, forbidden_BS[b])
         return items_of(filled_BK[0]), items_of(top_k(row_BK[b], score_BK[b], wanted_B[b])[0][0])
 
     for user in range(len(drawn)):

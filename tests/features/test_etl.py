@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from merlin.schema import Tags
 
 import features.workflow
 from features.artifact import Artifact, open_artifact
 from features.as_of import ITEM_NUMBERS, MOMENT_NUMBERS, USER_NUMBERS
 from features.etl import EtlConfig
+from features.history_gaps import NUM_GAPS
 from features.logs import FeatureColumns, Logs
 from features.schema import FIRST_KNOWN, NULL, PADDING, UNSEEN, list_length, load_schema, num_categories
 from features.split import TEST, TRAIN, VALID
@@ -98,6 +100,29 @@ def test_history_holds_the_item_ids_of_what_came_before_newest_first(etl: Artifa
             newest = np.lexsort((events["item_row"][past], events["timestamp"][past]))[::-1][:10]
             expected = item_id[events["item_row"][past][newest]].tolist()
             assert history_QN[row].tolist() == expected + [PADDING] * (10 - len(expected))
+
+
+def test_gaps_stand_beside_the_history_in_the_examples_and_in_the_state_for_serving(etl: Artifact) -> None:
+    events = {name: read(etl, "events.parquet")[name].to_numpy() for name in ("user_row", "timestamp")}
+    users, examples = read(etl, "users.parquet"), read(etl, "examples/test")
+    asked = [
+        (users, np.arange(len(users)), np.full(len(users), etl.metrics["as_of"])),
+        (examples, examples["user_row"].to_numpy(), examples["timestamp"].to_numpy()),
+    ]
+    for table, user, moment in asked:
+        gap_QN = matrix(table["history_gap"])
+        assert ((gap_QN == PADDING) == (matrix(table["history"]) == PADDING)).all()
+        for row in range(0, len(table), 5):
+            past = np.sort(events["timestamp"][(events["user_row"] == user[row]) & (events["timestamp"] < moment[row])])
+            minutes = -np.diff(past[::-1], prepend=past[-1:])[:10] // 60
+            expected = (1 + np.floor(np.log2(1 + minutes))).astype(int).tolist()
+            assert gap_QN[row].tolist() == expected + [PADDING] * (10 - len(expected))
+
+
+def test_gaps_are_a_list_category_of_the_user(etl: Artifact) -> None:
+    gap = load_schema(etl.file("schema.json"))["history_gap"]
+    assert {Tags.USER, Tags.SEQUENCE, Tags.CATEGORICAL} <= set(gap.tags)
+    assert (num_categories(gap), gap.int_domain.name, list_length(gap)) == (NUM_GAPS, "history_gap", 10)
 
 
 def test_examples_are_the_events_of_their_part_in_order(etl: Artifact) -> None:

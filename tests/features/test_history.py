@@ -1,9 +1,13 @@
+import math
+
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.history import NO_ITEM, SECONDS_PER_DAY, EventLog
+from features.history_gaps import LONGEST, NO_GAP, NUM_GAPS, gaps_to_next
 
 NUM_USERS, NUM_ITEMS, START = 4, 5, 1_700_000_000
 DAY = SECONDS_PER_DAY
@@ -25,6 +29,7 @@ def event_log(events: Rows) -> EventLog:
     return EventLog(*columns(events))
 
 
+@settings(deadline=None)  # the first call compiles the loops
 @given(EVENTS, QUESTIONS, st.integers(1, 6))
 def test_user_state_equals_a_walk_over_the_log(events: Rows, questions: Rows, length: int) -> None:
     user, _, time = columns(questions)
@@ -37,6 +42,41 @@ def test_user_state_equals_a_walk_over_the_log(events: Rows, questions: Rows, le
         assert state.num_events[row] == len(past)
         assert state.last_timestamp[row] == (past[-1][0] if past else -1)
         assert state.recency_days[row] == ((moment - past[-1][0]) / DAY if past else 0)
+        moments = [at for at, _ in reversed(past)]
+        gaps = [newer - at for newer, at in zip(moments[:1] + moments, moments, strict=False)][:length]
+        assert state.gap_QN[row].tolist() == [category(gap) for gap in gaps] + [NO_GAP] * (length - len(gaps))
+
+
+def category(seconds: int) -> int:
+    """The formula of the gaps."""
+    return 1 + min(math.floor(math.log2(1 + seconds / 60)), LONGEST)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, 1), (59, 1), (60, 2), (179, 2), (180, 3), (3_600, 6), (DAY, 11), (365 * DAY, 20), (200 * 365 * DAY, 23)],
+)
+def test_a_gap_is_the_logarithm_of_its_minutes_and_the_longest_are_one(seconds: int, expected: int) -> None:
+    asked = (np.array([0]), np.array([START + seconds + 1]), 3)
+    found = event_log([(0, 1, START), (0, 2, START + seconds)]).user_state(*asked).gap_QN
+    assert found.tolist() == [[1, expected, NO_GAP]]
+    assert category(seconds) == expected < NUM_GAPS
+
+
+def test_gaps_are_those_of_the_user_alone_and_not_of_the_moment() -> None:
+    log = event_log([(0, 1, START), (1, 1, START + 30), (0, 2, START + DAY), (1, 2, START + 9 * DAY)])
+    user = np.array([0, 0, 0, 1, 2])
+    asked = START + np.array([DAY, DAY + 1, 400 * DAY, 400 * DAY, 400 * DAY])
+    expected = [[1, 0, 0], [1, 11, 0], [1, 11, 0], [1, category(9 * DAY - 30), 0], [0, 0, 0]]
+    assert log.user_state(user, asked, 3).gap_QN.tolist() == expected
+
+
+@pytest.mark.parametrize("num_events", [0, 1, 2**16 - 1, 2**16, 2**16 + 1, 2**17 + 1])
+def test_gaps_of_many_events_equal_those_of_all_at_once(num_events: int) -> None:
+    moment = np.cumsum(np.random.default_rng(0).integers(0, 10**9, num_events) >> np.arange(num_events) % 30)
+    found = gaps_to_next(moment)
+    assert found[:-1].tolist() == [category(seconds) for seconds in np.diff(moment).tolist()]
+    assert found[-1:].tolist() == [1] * min(num_events, 1)
 
 
 @given(EVENTS, QUESTIONS, st.sampled_from([0.5, 1.0, 28.0, 36_500.0]))
@@ -62,6 +102,7 @@ def test_items_before_equals_a_walk_over_the_log(events: Rows, questions: Rows) 
     assert list(zip(question.tolist(), found.tolist(), strict=True)) == expected
 
 
+@settings(deadline=None)
 @given(EVENTS, st.randoms())
 def test_the_order_of_the_events_does_not_matter(events: Rows, random) -> None:
     shuffled = random.sample(events, len(events))

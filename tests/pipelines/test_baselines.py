@@ -5,17 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
-from pipelines.baselines import BASELINES, Events, HeldOut, cached_baselines, run_baselines
+from features.artifact import open_artifact, writing
+from features.item_content import multi_hot, one_hot, read_item_content, tf_idf
+from pipelines.baselines import BASELINES, Events, HeldOut, ItemContent, cached_baselines, run_baselines
 from pipelines.baselines import suite as suite_module
+from pipelines.baselines.bpr import Bpr
+from pipelines.baselines.content_knn import ContentKnn
 from pipelines.baselines.covisitation import Covisitation
 from pipelines.baselines.ease import Ease
 from pipelines.baselines.ials import Ials
 from pipelines.baselines.popularity import Popularity
-from pipelines.baselines.ranked_rows import filled, popularity_order, top_rows
+from pipelines.baselines.popularity_by_category import PopularityByCategory
+from pipelines.baselines.ranked_rows import best_of, filled, popularity_order, top_rows
 from pipelines.baselines.recent_popularity import RecentPopularity
 from pipelines.baselines.repeat_purchase import RepeatPurchase
 from pipelines.baselines.tuning import tuned
@@ -38,14 +46,15 @@ def two_tastes(num_users: int = 60, num_items: int = 40, seed: int = 0) -> tuple
         for user in rng.permutation(num_users - 1)[:20]:
             rows.append((user, 2 * rng.integers(0, num_items // 2 - 1) + user % 2, day))
     rows += [(num_users - 1, 0, 95), (0, num_items - 2, 96)]
-    world = events(rows, num_users, num_items)
+    taste = pa.array([f"taste {item % 2}" for item in range(num_items)])
+    world = replace(events(rows, num_users, num_items), content=ItemContent({"taste": one_hot(taste)}))
     day = world.timestamp // DAY
     return world.where(day < 80), world.where((day >= 80) & (day < 90)), world.where(day >= 90)
 
 
 def fitted_kinds(train: Events, drop_seen: bool):
     for kind in BASELINES:
-        if kind is Ials:
+        if kind in (Ials, Bpr):
             pytest.importorskip("implicit")
         if not kind.unavailable(train, drop_seen):
             yield kind.grid(train, 10.0)[0].fit(train)
@@ -117,26 +126,37 @@ def test_repeat_purchase_gives_the_own_items_by_recency_then_popular_ones():
 def test_covisitation_scores_by_cosine():
     log = events([(0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0), (2, 0, 0), (2, 2, 0), (3, 0, 1)], 4, 4)
     model = Covisitation(10.0).fit(log)
-    similarity = model._similarity_NN.toarray()
-    np.testing.assert_allclose(similarity[0], [0, 2 / np.sqrt(4 * 2), 1 / np.sqrt(4 * 1), 0], rtol=1e-6)
+    similarity = model._similarity_AA.toarray()  # of items 0, 1 and 2: nobody had item 3
+    np.testing.assert_allclose(similarity[0], [0, 2 / np.sqrt(4 * 2), 1 / np.sqrt(4 * 1)], rtol=1e-6)
     assert model.recommend(np.array([3]), log, 4, drop_seen=True).tolist() == [[1, 2, 3, -1]]
 
 
-def test_ease_equals_its_closed_form():
-    train, _, _ = two_tastes()
-    model = Ease(10.0, l2=7.0).fit(train)
+@pytest.mark.parametrize("num_users", [12, 200], ids=["fewer users than items", "fewer items than users"])
+@pytest.mark.parametrize("l2", [1.0, 7.0, 300.0])
+def test_ease_equals_its_closed_form_on_either_side(num_users, l2):
+    train, _, _ = two_tastes(num_users=max(num_users, 21)) if num_users > 21 else few_users(num_users)
+    model = Ease(10.0, l2=l2).fit(train)
     items = np.flatnonzero(train.item_counts)
     matrix = np.zeros((train.num_users, train.num_items))
     matrix[train.user_row, train.item_row] = 1
-    inverse = np.linalg.inv(matrix[:, items].T @ matrix[:, items] + 7.0 * np.eye(len(items)))
-    expected = -inverse / np.diag(inverse)
-    np.fill_diagonal(expected, 0)
-    np.testing.assert_allclose(model._weight_AA, expected, atol=1e-5)
+    known = matrix[:, items]
+    inverse = np.linalg.inv(known.T @ known + l2 * np.eye(len(items)))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    scores = model._weights.score(sparse.csr_matrix(known.astype(np.float32)))
+    np.testing.assert_allclose(scores, known @ weights, atol=1e-5)
+    assert type(model._weights).__name__ == ("_UserSide" if num_users < len(items) else "_ItemSide")
+
+
+def few_users(num_users: int) -> tuple[Events, Events, Events]:
+    rng = np.random.default_rng(5)
+    rows = [(user, item, 0) for user in range(num_users) for item in rng.choice(40, 9, replace=False)]
+    return (events(rows, num_users, 40),) * 3
 
 
 def test_ease_says_why_it_leaves_out_a_large_catalogue(monkeypatch):
     train, _, _ = two_tastes()
-    monkeypatch.setattr("pipelines.baselines.ease.MAX_ITEMS", 5)
+    monkeypatch.setattr("pipelines.baselines.ease.MAX_SIDE", 5)
     assert "limited to 5" in Ease.unavailable(train, True)
 
 
@@ -198,7 +218,7 @@ def test_every_baseline_gives_the_popular_items_of_late_to_a_user_without_histor
     stranger = np.array([train.num_users - 1])
     expected = popularity_order(train, 10.0)[:8]
     for baseline in fitted_kinds(train, drop_seen=False):
-        if isinstance(baseline, Popularity | RecentPopularity):
+        if isinstance(baseline, Popularity | RecentPopularity | PopularityByCategory):
             continue
         np.testing.assert_array_equal(baseline.recommend(stranger, train, 8, False)[0], expected, err_msg=baseline.name)
 
@@ -209,7 +229,7 @@ def test_every_baseline_gives_the_same_answer_again_and_the_same_one_by_one():
     for baseline in fitted_kinds(train, drop_seen=True):
         together = baseline.recommend(users, train, 10, True)
         np.testing.assert_array_equal(replace(baseline).fit(train).recommend(users, train, 10, True), together)
-        if not isinstance(baseline, Ials | Ease):  # matrix products round differently in another shape
+        if not isinstance(baseline, Ials | Ease | Bpr):  # matrix products round differently in another shape
             alone = [baseline.recommend(users[[place]], train, 10, True)[0] for place in range(len(users))]
             np.testing.assert_array_equal(alone, together, err_msg=baseline.name)
 
@@ -217,9 +237,131 @@ def test_every_baseline_gives_the_same_answer_again_and_the_same_one_by_one():
 def test_blocks_do_not_change_the_answer(monkeypatch):
     train, _, _ = two_tastes()
     users = np.arange(train.num_users)
-    whole = Covisitation(10.0).fit(train).recommend(users, train, 30, True)
-    monkeypatch.setattr("pipelines.baselines.ranked_rows._CELLS_PER_BLOCK", 100)
-    np.testing.assert_array_equal(Covisitation(10.0).fit(train).recommend(users, train, 30, True), whole)
+    for baseline in (Covisitation(10.0), ContentKnn(10.0, 0.0), PopularityByCategory(10.0, "taste")):
+        whole = replace(baseline).fit(train).recommend(users, train, 30, True)
+        with monkeypatch.context() as patch:
+            patch.setattr("pipelines.baselines.ranked_rows._CELLS_PER_BLOCK", 100)
+            np.testing.assert_array_equal(replace(baseline).fit(train).recommend(users, train, 30, True), whole)
+
+
+def test_only_scored_items_are_ranked_and_those_of_the_history_can_be_dropped():
+    log = events([(0, 4, 0), (0, 2, 0), (1, 6, 0)], 2, 8)
+    items = np.array([2, 5, 6])
+    scores = {0: [3.0, 1.0, -np.inf], 1: [1.0, 1.0, 2.0]}
+
+    def score(rows: np.ndarray) -> np.ndarray:
+        return np.array([scores[row] for row in rows])
+
+    assert best_of(score, np.array([0, 1]), 4, items).tolist() == [[2, 5, -1, -1], [6, 2, 5, -1]]
+    assert best_of(score, np.array([1, 0]), 2, items, log.history).tolist() == [[2, 5], [5, -1]]
+    assert best_of(score, np.array([0]), 2, items[:0]).tolist() == [[-1, -1]]
+
+
+def test_bpr_ranks_by_its_vectors_and_learns_the_tastes():
+    pytest.importorskip("implicit")
+    train, _, _ = two_tastes()
+    model = Bpr(10.0, factors=8, learning_rate=0.1, iterations=100).fit(train)
+    users, items = np.arange(train.num_users - 1), train.had_rows
+    score = model._model.user_factors[users] @ model._model.item_factors.T
+    ranked = model.recommend(users, train, 5, drop_seen=False)
+    np.testing.assert_array_equal(ranked, items[np.argsort(-score, axis=1, kind="stable")[:, :5]])
+    assert (ranked % 2 == users[:, None] % 2).mean() > 0.95
+
+
+def category_world() -> Events:
+    """Items 0-2 are red, 3-4 blue, 5 both, 6 neither; user 0 had reds of late, user 1 a blue one long ago."""
+    has = multi_hot(pa.array([["r"], ["r"], ["r"], ["b"], ["b"], ["r", "b", "b"], None], pa.list_(pa.string())))
+    log = events([(1, 3, 0), (0, 0, 9), (0, 1, 9), (2, 0, 10)], 4, 7)
+    return replace(log, content=ItemContent({"colour": has}))
+
+
+def test_popularity_by_category_equals_its_formula():
+    log = category_world()
+    model = PopularityByCategory(5.0, "colour", prior=2.0, spread=0.25, size_power=1.0).fit(log)
+    recent, popularity, size = np.array([2, 1, 0, 0, 0, 0, 0]), {"r": 3.0, "b": 0.0}, {"r": 4, "b": 3}
+    values = [["r"], ["r"], ["r"], ["b"], ["b"], ["r", "b"], []]
+    share = {0: {"r": (2 + 2) / 4, "b": 0.0}, 1: {"r": 2 / 3, "b": 1 / 3}, 3: {"r": 1.0, "b": 0.0}}
+    for user, shares in share.items():
+        expected = [
+            np.mean([shares[v] * (0.75 * (n / popularity[v] if n else 0) + 0.25 / size[v]) for v in has]) if has else 0
+            for n, has in zip(recent, values, strict=True)
+        ]
+        order = [item for item in np.lexsort((np.arange(7), -np.array(expected))) if expected[item] > 0]
+        ranked = model.recommend(np.array([user]), log, 7, drop_seen=False)[0]
+        assert ranked[: len(order)].tolist() == order
+    assert model.recommend_cold(np.array([1, 0]), log, 4).tolist() == [[2, 5, 4, -1], [2, 5, -1, -1]]
+
+
+def test_content_knn_ranks_by_cosine_with_the_mean_of_the_history():
+    text = tf_idf(["red shirt", "red shirt", "blue hat", "blue shirt", "green sock", "green sock"])
+    assert text is not None
+    log = replace(events([(0, 0, 1), (1, 2, 2)], 3, 6), content=ItemContent({}, text))
+    dense = text.toarray()
+    np.testing.assert_allclose(np.linalg.norm(dense, axis=1), 1, rtol=1e-6)
+    model = ContentKnn.grid(log, 10.0)[0].fit(log)
+    assert model.text_weight == 1.0
+    cosine = dense @ dense[0]
+    order = [item for item in np.argsort(-cosine, kind="stable") if cosine[item] > 0]
+    ranked = model.recommend(np.array([0]), log, 6, drop_seen=False)[0]
+    assert ranked[: len(order)].tolist() == order == [0, 1, 3]
+    # User 2 has no history and is asked like the usual user, who likes red shirts and blue hats alike.
+    assert model.recommend_cold(np.array([0, 2]), log, 4).tolist() == [[1, 3, -1, -1], [3, 1, -1, -1]]
+
+
+def test_items_without_content_are_never_similar_and_do_not_break_anything():
+    log = replace(category_world(), content=ItemContent({"colour": category_world().content.attributes["colour"]}))
+    ranked = ContentKnn(10.0, 0.0).fit(log).recommend_cold(np.arange(4), log, 7)
+    assert 6 not in ranked and sorted(ranked[0][ranked[0] >= 0]) == [2, 5]
+    nothing = replace(log, content=None)
+    assert "neither attribute nor text" in ContentKnn.unavailable(nothing, True)
+    assert "no attribute" in PopularityByCategory.unavailable(nothing, True)
+
+
+def test_content_is_read_from_the_raw_tables_with_its_nulls(tmp_path):
+    with writing(tmp_path / "etl", "etl", {}, 0, {}) as artifact:
+        (artifact.path / "raw").mkdir()
+        table = {
+            "item_id": ["a", "b", "c"],
+            "kind": ["x", None, "x"],
+            "tags": [["t", "u"], [], None],
+            "price": [1.0, None, 9.0],
+            "text": ["one two", None, "two two"],
+        }
+        pq.write_table(pa.table(table), artifact.path / "raw" / "items.parquet")
+        columns = {"categorical": ["kind"], "lists": ["tags"], "continuous": ["price"], "texts": ["text"]}
+        artifact.metrics["feature_columns"] = {"item": columns}
+    content = read_item_content(open_artifact(tmp_path / "etl", "etl"))
+    assert content is not None and content.text_NT is not None
+    assert {name: one.toarray().tolist() for name, one in content.attributes.items() if name != "price"} == {
+        "kind": [[1], [0], [1]],
+        "tags": [[1, 1], [0, 0], [0, 0]],
+    }
+    price = content.attributes["price"].toarray()
+    assert price.sum(axis=1).tolist() == [1, 0, 1] and (price[0] != price[2]).any()
+    assert content.text_NT.toarray().tolist() == [[1], [0], [1]], '"one" stands in one text only'
+
+
+def test_tuning_judges_baselines_of_content_by_items_that_nobody_had():
+    train, _, _ = two_tastes()
+    late = events([(0, 38, 81), (1, 39, 82)], train.num_users, train.num_items)
+    held_out = HeldOut.after(train, late, drop_seen=True, max_users=0, seed=0)
+    found = tuned(
+        ContentKnn,
+        train,
+        held_out,
+        slate_k=3,
+        candidate_k=5,
+        drop_seen=True,
+        fill_days={"slate": 5.0, "candidates": 9.0},
+    )
+    assert set(found.best) == {"slate", "candidates", "cold"} and found.best["cold"].fill_days == 9.0
+    assert found.trials[0].cold == 1.0 and found.trials[0].as_dict()["cold_recall"] == 1.0
+    assert np.isnan(_tuned_popularity(train, held_out).trials[0].cold)
+
+
+def _tuned_popularity(train: Events, held_out: HeldOut):
+    fill_days = {"slate": 5.0, "candidates": 9.0}
+    return tuned(Popularity, train, held_out, slate_k=3, candidate_k=5, drop_seen=True, fill_days=fill_days)
 
 
 def test_held_out_users_and_their_relevant_items():

@@ -11,7 +11,10 @@ import pytest
 from pipelines.__main__ import command_line, main
 
 STAGES = ("etl", "retrieval", "index", "ranking", "export")
-COMMANDS = ("demo", "init", "run", *STAGES, "serve", "recommend", "evaluate", "keys")
+COMMANDS = (
+    *("demo", "init", "run", *STAGES, "serve", "recommend", "embeddings", "similar"),
+    *("evaluate", "tune", "profile", "synth", "keys"),
+)
 
 
 def cascade(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -60,7 +63,12 @@ def test_without_a_command_the_help_is_shown(capsys):
     [
         (["nonsense"], "invalid choice: 'nonsense'"),
         (["run"], "--out"),
-        (["recommend"], "--users"),
+        (["recommend"], "one of the arguments --users --all --users-from is required"),
+        (["recommend", "--all", "--users", "a"], "--users: not allowed with argument --all"),
+        (["embeddings", "people", "--out", "a.parquet"], "invalid choice: 'people'"),
+        (["embeddings", "users"], "--out"),
+        (["similar"], "--item"),
+        (["tune", "ranking", "--out", "x"], "invalid choice: 'ranking'"),
         (["recommend", "--users", "a", "--k", "x"], "invalid int value: 'x'"),
         (["recommend", "--users", "a", "--seed", "1"], "recommend does not know --seed 1"),
         (["recommend", "--users", "a", "--url", "http://127.0.0.1:8001"], "must be host:port"),
@@ -100,10 +108,16 @@ def test_mistakes_in_the_configuration_end_with_1_and_one_line_each(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["recommend", "--users", "a", "--local"], "no run is known here; give its folder: --out runs/NAME"),
+        (["recommend", "--users", "a", "--local"], "no run is known here; give its folder: --run runs/NAME"),
         (["serve"], "no run is known here"),
         (["evaluate"], "no run is known here"),
+        (["similar", "--item", "a"], "no run is known here"),
+        (["embeddings", "users", "--out", "a.parquet"], "no run is known here"),
+        (["similar", "--item", "a", "--run", "none"], "none: there is no such run; `cascade run --out none` makes one"),
         (["serve", "--out", "none"], "`cascade run --out none` writes it"),
+        (["serve", "--run", "none"], "`cascade run --out none` writes it"),
+        (["serve", "--run", "none", "--out", "other"], "--run none and --out other both name the run's folder"),
+        (["evaluate", "--run", "none"], "`cascade run --out none` writes it"),
         (["evaluate", "--out", "none"], "`cascade run --out none` writes it"),
         (["recommend", "--users", "a", "--local", "--out", "none"], "`cascade run --out none` makes one"),
         (["recommend", "--users", "a", "--url", "127.0.0.1:9"], "start the server with `cascade serve`"),
@@ -160,3 +174,39 @@ def test_without_config_a_run_folder_keeps_the_configuration_it_was_made_with(tm
     monkeypatch.setattr(stages, "run_stages", lambda config, *_, **__: ran.append(config))
     commands.run(Namespace(config=None, out=Path("mine"), only=None, overrides=["--etl.serve-state", "latest"]))
     assert (ran[0].seed, ran[0].retrieval.max_epochs, ran[0].etl.serve_state) == (7, 2, "latest")
+
+
+def test_a_run_of_impressions_has_no_users_and_items_to_write_or_compare(tmp_path, monkeypatch, capsys):
+    from pipelines.config import load_config, save_config
+    from pipelines.stages import CONFIG_FILE
+
+    monkeypatch.chdir(tmp_path)
+    save_config(
+        load_config(None, ["--data.adapter", "criteo", "--data.criteo.train", "logs"]), Path("clicks") / CONFIG_FILE
+    )
+    for words in (
+        ["recommend", "--all", "--out", "a.parquet"],
+        ["embeddings", "items", "--out", "a.parquet"],
+        ["similar", "--item", "a"],
+    ):
+        assert main([*words, "--run", "clicks"]) == 1
+        assert "clicks: the stage" in capsys.readouterr().err
+    assert main(["tune", "retrieval", "--out", "clicks"]) == 1
+    assert "does not apply: impressions have no users and items to propose" in capsys.readouterr().err
+
+
+def test_only_what_goes_on_where_it_stopped_says_so(tmp_path, monkeypatch, capsys):
+    from pipelines import commands
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    for action, arguments, goes_on in [
+        ("run", ["run", "--out", "x"], True),
+        ("run", ["ranking", "--out", "x"], True),
+        ("tune", ["tune", "retrieval", "--out", "x"], True),
+        ("recommend", ["recommend", "--all", "--out", "x.parquet"], False),
+    ]:
+        monkeypatch.setattr(commands, action, interrupted)
+        assert main(arguments) == 130
+        assert ("goes on where it stopped" in capsys.readouterr().err) == goes_on

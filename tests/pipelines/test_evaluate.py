@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from features.artifact import ArtifactError, writing
-from pipelines import evaluate as evaluate_module
+from pipelines import evaluation_world as world_module
 from pipelines.evaluate import EvaluationConfig, evaluate
 from pipelines.evaluation_table import print_report
 
@@ -61,6 +61,11 @@ def etl_dir(tmp_path: Path, log: Log) -> Path:
         user_ids = [f"user {row}" for row in range(NUM_USERS)]
         pq.write_table(pa.table({"raw_id": user_ids}), artifact.path / "users.parquet")
         pq.write_table(pa.table({"raw_id": ids(range(NUM_ITEMS))}), artifact.path / "items.parquet")
+        (artifact.path / "raw").mkdir()
+        parity = pa.table({"parity": [("even", "odd")[row % 2] for row in range(NUM_ITEMS)]})
+        pq.write_table(parity, artifact.path / "raw" / "items.parquet")
+        columns = {"categorical": ["parity"], "lists": [], "continuous": [], "texts": []}
+        artifact.metrics["feature_columns"] = {"item": columns}
         user, item, second, split = log.rows.T
         events = {"user_row": user, "item_row": item, "timestamp": second, "split": split.astype(np.int8)}
         pq.write_table(pa.table(events), artifact.path / "events.parquet")
@@ -108,6 +113,9 @@ def test_a_pipeline_that_knows_the_future_scores_1_and_beats_every_baseline(etl_
     assert "recall@15" not in stages["slate"] and "recall@10" in stages["ranked"]
     assert report["cohorts"]["cold_items"]["cascade"]["candidates recall@15"]["mean"] == 1.0
     assert report["cohorts"]["cold_items"]["popularity"]["candidates recall@15"]["mean"] == 0.0
+    assert all(one["recall"]["cascade"]["mean"] == 1.0 for one in report["users_by_history"].values())
+    assert sum(one["num_users"] for one in report["users_by_history"].values()) == num_users
+    assert report["items_by_popularity"]["never seen"]["recall"]["cascade"]["mean"] == 1.0
     for name, difference in report["cascade_minus"].items():
         assert difference["slate ndcg@5"]["low"] > 0, name
         theirs = report["systems"][name]["slate"]["ndcg@5"]["mean"]
@@ -156,7 +164,7 @@ def test_a_sample_of_users_is_asked_in_batches_and_is_the_same_again(etl_dir, lo
 
 def test_baselines_are_fitted_once_for_an_etl_artifact(etl_dir, log, monkeypatch):
     first = evaluate(etl_dir, oracle(log, True), EvaluationConfig(**SETTINGS), True, out=etl_dir.parent)
-    monkeypatch.setattr(evaluate_module, "run_baselines", None)
+    monkeypatch.setattr(world_module, "run_baselines", None)
     assert evaluate(etl_dir, oracle(log, True), EvaluationConfig(**SETTINGS), True, out=etl_dir.parent) == first
 
 
@@ -194,3 +202,4 @@ def test_the_table_has_a_row_for_every_stage_and_baseline(etl_dir, log):
         assert words in text.getvalue()
     assert "repeat purchase left out: seen items are dropped" in text.getvalue()
     assert f"{report['protocol']['num_test_users']} test users" in text.getvalue()
+    assert "by length of history" in text.getvalue() and "tenth 1" in text.getvalue()

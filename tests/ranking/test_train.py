@@ -16,7 +16,8 @@ from features.history import EventLog
 from features.split import VALID
 from features.workflow import normalized_log
 from ranking.config import DlrmConfig, NegativesConfig, RankingConfig
-from ranking.examples import write_examples
+from ranking.dlrm import is_per_candidate
+from ranking.examples import source_names, write_examples
 from ranking.train import run, train
 
 CONFIG = RankingConfig(
@@ -54,7 +55,9 @@ def ranked(etl: Artifact, retrieval: Artifact, folder: Path, config: RankingConf
 
 def test_the_first_item_of_a_list_was_taken_and_proposed(lists, events, retrieval: Artifact):
     valid = events[events.split == VALID].reset_index(drop=True)
-    proposed = np.stack(pq.read_table(retrieval.file("proposals.parquet"))["item_row"].to_numpy())
+    proposals = pq.read_table(retrieval.file("proposals.parquet"))
+    assert proposals["event"].to_pylist() == list(range(len(valid)))  # no sample of them
+    proposed = np.stack(proposals["item_row"].to_numpy())
     reached = valid[(proposed == valid.item_row.to_numpy()[:, None]).any(1)]
     assert len(lists) and [row[0] for row in lists.item_row] == reached.item_row.tolist()
     assert lists.user_row.tolist() == reached.user_row.tolist()
@@ -101,18 +104,45 @@ def test_features_are_as_of_the_moment(lists, events, etl: Artifact):
         assert row.history.tolist() == item_id[user.history_QN[0]].tolist()
 
 
-def test_the_score_is_the_proposing_models_inner_product(lists, events, retrieval: Artifact):
-    proposals = pq.read_table(retrieval.file("proposals.parquet")).to_pandas()
-    vectors = np.stack(pq.read_table(retrieval.file("proposing_vectors.parquet"))["vector"].to_numpy())
+@pytest.fixture(scope="module")
+def said(events, retrieval: Artifact) -> dict[tuple[int, int, int], dict[str, np.ndarray]]:
+    """By user, item taken and moment: the proposal, with the vectors behind it."""
     valid = events[events.split == VALID].reset_index(drop=True)
-    query = {
-        key: vector
-        for *key, vector in zip(valid.user_row, valid.item_row, proposals.moment, proposals.query_vector, strict=True)
-        for key in [tuple(key)]
-    }
-    for row in lists.head(30).itertuples():
-        expected = vectors[np.array(row.item_row)] @ query[row.user_row, row.item_row[0], row.timestamp]
-        np.testing.assert_allclose(row.retrieval_score, expected, rtol=1e-4, atol=1e-4)
+    proposals = pq.read_table(retrieval.file("proposals.parquet")).to_pandas()
+    found = {}
+    for row in proposals.itertuples():
+        event = valid.iloc[row.event]
+        found[int(event.user_row), int(event.item_row), row.moment] = row._asdict()
+    return found
+
+
+def test_the_scores_are_those_with_which_the_items_were_proposed(lists, said, retrieval: Artifact):
+    vectors = np.stack(pq.read_table(retrieval.file("proposing_vectors.parquet"))["vector"].to_numpy())
+    names = source_names(retrieval)
+    not_proposed = 0
+    for row in lists.head(40).itertuples():
+        proposal = said[row.user_row, row.item_row[0], row.timestamp]
+        expected = vectors[np.array(row.item_row)] @ proposal["query_vector"]
+        np.testing.assert_allclose(row.two_tower_score, expected, rtol=1e-4, atol=1e-4)
+        ranks = proposal["sources"].reshape(-1, len(names))
+        place_of = {item: place for place, item in enumerate(proposal["item_row"].tolist())}
+        for k, item in enumerate(row.item_row.tolist()):
+            place = place_of.get(item)
+            not_proposed += place is None
+            merged = 0 if place is None else proposal["merged_score"][place]
+            assert row.retrieval_score[k] == pytest.approx(merged, rel=1e-6)
+            for source, name in enumerate(names):
+                value = 0 if place is None else ranks[place, source]
+                assert getattr(row, f"source_{name}")[k] == pytest.approx(value, rel=1e-6)
+    assert not_proposed  # items the user had, drawn at random: nobody proposed them
+
+
+def test_what_is_learned_from_was_proposed_by_somebody(lists, retrieval: Artifact):
+    names = source_names(retrieval)
+    for row in lists.itertuples():
+        ranks = np.stack([getattr(row, f"source_{name}") for name in names])
+        shown = np.array(row.is_shown) > 0
+        assert (ranks[:, shown] > 0).any(0).all() and ranks.min() >= 0 and ranks.max() <= 1
 
 
 def test_every_user_weighs_the_same(lists):
@@ -141,16 +171,14 @@ def test_without_anybody_held_out_the_order_of_retrieval_is_kept(etl, retrieval,
 
 
 def test_it_learns_a_rule_that_the_scores_do_not_show(etl: Artifact, retrieval: Artifact, lists, tmp_path: Path):
-    """Of each list, the item that sold best of late now counts as taken."""
+    """Of each list, the item that has been on sale the longest now counts as taken."""
     path = tmp_path / "all.parquet"
     table = write_examples(NegativesConfig(num_negatives=6), etl, retrieval, 0, path)
-    recent = np.stack(table["item_num_recent_events"].to_numpy())
+    age = np.stack(table["item_age_days"].to_numpy())
     shown = np.stack(table["is_shown"].to_numpy())
-    best = np.where(shown > 0, recent, -np.inf).argmax(1)
+    best = np.where(shown > 0, age, -np.inf).argmax(1)
     every = np.arange(len(table))
-    for name in [
-        column.name for column in table.schema if column.name != "history" and hasattr(column.type, "list_size")
-    ]:
+    for name in [name for name in table.column_names if is_per_candidate(name) or name == "is_shown"]:
         values = np.stack(table[name].to_numpy())
         values[every, best], values[:, 0] = values[:, 0].copy(), values[every, best].copy()
         column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
@@ -159,5 +187,5 @@ def test_it_learns_a_rule_that_the_scores_do_not_show(etl: Artifact, retrieval: 
     tables = FeatureTables(etl)
     swapped = Batches([path], tables, 32, 0)
     config = replace(CONFIG, learning_rate=1e-2, averaging=0.9)
-    _, curve = train(config, tables, swapped, 0, num_epochs=20, held_out=swapped)
+    _, curve = train(config, tables, source_names(retrieval), swapped, 0, num_epochs=20, held_out=swapped)
     assert curve[0]["mrr"] < 0.6 and curve[-1]["mrr"] > 0.85

@@ -14,6 +14,7 @@ from retrieval.metrics import (
     RelevantItems,
     bootstrap_difference,
     bootstrap_interval,
+    bootstrap_ratio,
     coverage_at_k,
     gini_at_k,
     hit_rate_at_k,
@@ -156,6 +157,30 @@ def test_a_paired_difference_is_sharper_than_two_intervals():
     difference = bootstrap_difference(ours, theirs, seed=0)
     assert 0.015 < difference.low < difference.mean < difference.high < 0.025
     assert bootstrap_interval(ours, seed=0).low < bootstrap_interval(theirs, seed=0).high
+
+
+def test_a_ratio_is_of_the_means_and_its_interval_that_of_joint_resamples():
+    rng = np.random.default_rng(6)
+    theirs = rng.random(200)
+    ours = 1.2 * theirs + 0.02 * rng.standard_normal(200)
+    found = bootstrap_ratio(np.append(ours, np.nan), np.append(theirs, 1.0), 2000, seed=3)
+    assert found.mean == pytest.approx(ours.mean() / theirs.mean()) and found.num_users == 200
+    drawn = np.random.default_rng(3).integers(0, 200, (2000, 200), dtype=np.int32)
+    expected = np.quantile(ours[drawn].mean(axis=1) / theirs[drawn].mean(axis=1), [0.025, 0.975], method="nearest")
+    np.testing.assert_allclose([found.low, found.high], expected)
+    assert 1.18 < found.low < found.mean < found.high < 1.22, "pairing by user keeps the spread between users out"
+    assert bootstrap_ratio(theirs, theirs, seed=0) == Interval(1.0, 1.0, 1.0, 200)
+
+
+def test_a_ratio_over_nothing_is_infinite_or_unknown_but_no_warning():
+    hits = np.array([1.0] + [0.0] * 9)
+    assert bootstrap_ratio(hits, np.zeros(10), seed=0).mean == math.inf
+    assert math.isnan(bootstrap_ratio(np.zeros(10), np.zeros(10), seed=0).low)
+    sometimes = bootstrap_ratio(np.ones(10), hits, seed=0)
+    assert sometimes.mean == pytest.approx(10) and sometimes.high == math.inf and 1 < sometimes.low < 10
+    assert bootstrap_ratio(np.array([np.nan]), np.ones(1), seed=0).num_users == 0
+    with pytest.raises(ValueError, match="the same users"):
+        bootstrap_ratio(np.ones(2), np.ones(3), seed=0)
 
 
 def test_no_user_with_a_value_gives_nan_and_zero_users():

@@ -9,8 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from features.batches import FeatureTables
+from features.embedding import table_of
+from features.schema import FIRST_KNOWN, UNSEEN
 from retrieval.config import TwoTowerConfig
 from retrieval.export import export_query_encoder
+from retrieval.popularity import NEW, NUM_COORDINATES
 from retrieval.two_tower import TwoTower, item_vectors
 
 
@@ -30,19 +33,62 @@ def test_towers_give_unit_vectors(tables: FeatureTables):
     model = made(tables)
     unit, weight = model.queries(tables.users)
     assert torch.allclose((unit * model.temperature).norm(dim=1), torch.ones(len(unit)), atol=1e-5)
-    assert weight.shape == (len(unit), 1)
+    assert weight.shape == (len(unit), NUM_COORDINATES)
     assert torch.allclose(model.items(tables.items).norm(dim=1), torch.ones(len(tables.items["item_id"])), atol=1e-5)
 
 
-def test_the_inner_product_is_cosine_by_temperature_plus_weighted_popularity(tables: FeatureTables):
+@pytest.fixture
+def popularity(tables: FeatureTables) -> torch.Tensor:
+    """[I, P] in which every third item is new."""
+    popularity_IP = torch.rand(
+        len(tables.items["item_id"]), NUM_COORDINATES, generator=torch.Generator().manual_seed(0)
+    )
+    popularity_IP[:, NEW] = (torch.arange(len(popularity_IP)) % 3 == 0).float()
+    return popularity_IP
+
+
+def scores(model: TwoTower, tables: FeatureTables, popularity: torch.Tensor, query=None) -> torch.Tensor:
+    """[U, I] of `TwoTower.scores`, as a training step asks for them."""
+    nameless = tables.items | {"item_id": torch.full_like(tables.items["item_id"], UNSEEN)}
+    query = query or model.queries(tables.users)
+    every = popularity.expand(len(query[0]), *popularity.shape)
+    return model.scores(query, model.items(tables.items), model.items(nameless), every)
+
+
+@torch.no_grad()
+def test_a_score_is_cosine_by_temperature_plus_weighted_popularity(tables: FeatureTables, popularity: torch.Tensor):
     model = made(tables)
-    popularity = torch.rand(len(tables.items["item_id"]))
-    with torch.no_grad():
-        scores = model.query_vectors(tables.users) @ torch.from_numpy(item_vectors(model, tables.items, popularity)).T
-        unit, weight = model.queries(tables.users)
-        expected = unit @ model.items(tables.items).T + weight * popularity
-    assert torch.allclose(scores, expected, atol=1e-5)
+    old = popularity * torch.tensor([1.0] * NEW + [0.0])
+    unit, weight = model.queries(tables.users)
+    expected = unit @ model.items(tables.items).T + weight @ old.T
+    assert torch.allclose(scores(model, tables, old), expected, atol=1e-5)
     assert model.temperature.item() == pytest.approx(0.25)
+
+
+@torch.no_grad()
+def test_the_inner_product_of_the_vectors_is_the_score(tables: FeatureTables, popularity: torch.Tensor):
+    model = made(tables)
+    vectors = item_vectors(model, tables.items, popularity)
+    assert vectors.shape == (len(popularity), model.query_width) and vectors.dtype == np.float32
+    found = model.query_vectors(tables.users) @ torch.from_numpy(vectors).T
+    assert torch.allclose(found, scores(model, tables, popularity), atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_item_without_a_past_is_scored_by_its_content_alone(tables: FeatureTables, popularity: torch.Tensor):
+    """Whatever a later training made of its id, neither the scores nor the vectors know it."""
+    model, other = made(tables), made(tables)
+    is_new = popularity[:, NEW] > 0
+    new_ids = tables.items["item_id"][is_new & (tables.items["item_id"] >= FIRST_KNOWN)]
+    assert len(new_ids)
+    table_of(other.tables, "item_id").table.weight[new_ids] += 7.0
+    query = model.queries(tables.users)  # the same users ask both
+    mine, theirs = (scores(one, tables, popularity, query) for one in (model, other))
+    assert torch.equal(mine, theirs)
+    np.testing.assert_array_equal(*(item_vectors(one, tables.items, popularity) for one in (model, other)))
+    seen = torch.zeros_like(popularity)
+    mine, theirs = (scores(one, tables, seen, query) for one in (model, other))
+    assert not torch.allclose(mine[:, is_new], theirs[:, is_new]) and torch.equal(mine[:, ~is_new], theirs[:, ~is_new])
 
 
 def test_the_temperature_stays_away_from_zero(tables: FeatureTables):

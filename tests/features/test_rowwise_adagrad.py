@@ -1,15 +1,17 @@
 """Row-wise Adagrad against its formula."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from ranking.clicks.rowwise_adagrad import RowwiseAdagrad
+from features.rowwise_adagrad import RowwiseAdagrad
 
 
-def test_steps_are_those_of_the_formula_and_other_rows_stay():
+@pytest.mark.parametrize("sparse", [True, False])
+def test_steps_are_those_of_the_formula_and_other_rows_stay(sparse: bool):
     torch.manual_seed(0)
-    table = nn.Embedding(6, 4, sparse=True)
+    table = nn.Embedding(6, 4, sparse=sparse)
     target = torch.randn(3, 4)
     expected, sums = table.weight.detach().numpy().copy(), np.zeros(6)
     optimizer = RowwiseAdagrad([table.weight], learning_rate=0.1)

@@ -1,0 +1,42 @@
+"""MergeCandidates: one list of candidates from what the sources propose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ensemble.operators.operator import Columns, RequestOperator
+from retrieval.candidates import load_merge
+
+# B users  S sources  Q proposals of a source  K candidates
+NO_ITEM = -1
+
+
+class MergeCandidates(RequestOperator):
+    """The rule of `retrieval.merge`: weighted reciprocal ranks, and a share for new items.
+
+    Args:
+        sources: the retrieval stage's `sources`.
+    """
+
+    outputs = {  # noqa: RUF012
+        "candidate_row": (np.int64, (None,)),
+        "retrieval_score": (np.float32, (None,)),
+        "candidate_sources": (np.float32, (None, None)),
+    }
+
+    def __init__(self, sources: Path) -> None:
+        super().__init__(sources=sources)
+
+    def run(self, columns: Columns) -> Columns:
+        merged = self.opened_merge(columns["proposed_row"], int(columns["wanted"].max(initial=0)))
+        beyond_BK = np.arange(merged.row_BK.shape[1]) >= columns["wanted"][:, None]
+        return {
+            "candidate_row": np.where(beyond_BK, NO_ITEM, merged.row_BK),
+            "retrieval_score": np.where(beyond_BK, np.float32(0), merged.score_BK),
+            "candidate_sources": np.where(beyond_BK[..., None], np.float32(0), merged.source_BKS),
+        }
+
+    def open(self, folder: Path) -> None:
+        self.opened_merge = load_merge(folder / "sources")

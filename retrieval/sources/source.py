@@ -1,0 +1,192 @@
+"""The contract of a candidate source: it is fitted on the past, and proposes items to users with a score of its own.
+
+Whatever it scores, only its order counts for the merge, which learns how much to trust each source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+from scipy import sparse
+
+from features.item_content import ItemContent
+
+# B users  N history length  K candidates  S forbidden items  I items  E interactions
+NO_ITEM = -1
+SECONDS_PER_DAY = 86_400
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """All that happened before a moment: what sources are fitted on."""
+
+    user_row: np.ndarray
+    """[E] int64, in the order of time."""
+    item_row: np.ndarray
+    """[E] int64."""
+    timestamp: np.ndarray
+    """[E] int64 Unix seconds, ascending."""
+    num_users: int
+    num_items: int
+    users: Mapping[str, np.ndarray]
+    """Encoded attributes of all users by name, [U] or [U, ...]: those that do not change with time."""
+    may_repeat: bool = False
+    """Whether people may be shown again what they had."""
+    content: ItemContent | None = None
+    """What the catalogue says of the items."""
+    max_linear_items: int = 4_096
+    """Most items of the linear model."""
+
+    def of_some_users(self, max_events: int, seed: int) -> Past:
+        """All interactions of as many users, drawn at random, as have about max_events; itself if it has no more."""
+        if len(self.user_row) <= max_events:
+            return self
+        share = max_events / len(self.user_row)
+        kept = (np.random.default_rng(seed).random(self.num_users) < share)[self.user_row]
+        return replace(self, user_row=self.user_row[kept], item_row=self.item_row[kept], timestamp=self.timestamp[kept])
+
+    @cached_property
+    def place_in_history(self) -> np.ndarray:
+        """[E] how many interactions the user had before each one."""
+        order = np.argsort(self.user_row, kind="stable")
+        user = self.user_row[order]
+        place = np.empty(len(user), np.int64)
+        place[order] = np.arange(len(user)) - np.searchsorted(user, user)
+        return place
+
+    @cached_property
+    def num_events(self) -> np.ndarray:
+        """[I] interactions of each item."""
+        return np.bincount(self.item_row, minlength=self.num_items)
+
+    @property
+    def span_days(self) -> float:
+        """Days from the first interaction to the last."""
+        return float(self.timestamp[-1] - self.timestamp[0] + 1) / SECONDS_PER_DAY if len(self.timestamp) else 0.0
+
+    def weight(self, half_life_days: float) -> np.ndarray:
+        """[E] in (0, 1]: halves with every half-life before the last interaction."""
+        if not len(self.timestamp):
+            return np.empty(0)
+        return 0.5 ** ((self.timestamp[-1] - self.timestamp) / (half_life_days * SECONDS_PER_DAY))
+
+
+@dataclass(frozen=True, eq=False)
+class Users:
+    """What is known of B users when they ask, the same in training and in serving."""
+
+    features: Mapping[str, np.ndarray]
+    """The USER features by name, encoded: [B] or [B, length]."""
+    history_BN: np.ndarray
+    """Item rows, the newest first; NO_ITEM pads."""
+    forbidden_BS: np.ndarray
+    """Item rows that must not be proposed; NO_ITEM pads."""
+    query_BE: np.ndarray
+    """The two-tower model's query vectors."""
+
+    def __len__(self) -> int:
+        return len(self.history_BN)
+
+    def votes(self, num_items: int, last_n: int, decay: float) -> sparse.csr_matrix:
+        """[B, I] each user's last items, the newest with weight 1, each older one with `decay` of the one before."""
+        history_BN = self.history_BN[:, :last_n]
+        user, place = np.nonzero(history_BN != NO_ITEM)
+        weight = (decay**place).astype(np.float32)
+        return sparse.csr_matrix((weight, (user, history_BN[user, place])), (len(self), num_items))
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """What one source proposes to B users."""
+
+    row_BK: np.ndarray
+    """int64 item rows, best first, none twice; NO_ITEM behind the last."""
+    score_BK: np.ndarray
+    """float32; -inf where there is no item."""
+
+    @classmethod
+    def nothing(cls, num_users: int, k: int) -> Proposals:
+        return cls(np.full((num_users, k), NO_ITEM, np.int64), np.full((num_users, k), -np.inf, np.float32))
+
+    @classmethod
+    def padded(cls, row_BK: np.ndarray, score_BK: np.ndarray, k: int) -> Proposals:
+        """From arrays of at most k columns."""
+        missing = ((0, 0), (0, k - row_BK.shape[1]))
+        return cls(np.pad(row_BK, missing, constant_values=NO_ITEM), np.pad(score_BK, missing, constant_values=-np.inf))
+
+
+class CandidateSource(Protocol):
+    """Proposes items to users."""
+
+    name: ClassVar[str]
+
+    def propose(self, users: Users, k: int) -> Proposals:
+        """At most k items each. Row b depends on user b only, to the bit."""
+        ...
+
+
+class FittedSource(CandidateSource, Protocol):
+    """A dataclass of settings, and of arrays that it learned; a file of arrays carries it to serving."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @classmethod
+    def settings(cls, past: Past) -> Sequence[Self]:
+        """Settings to try on the validation part, the one to take where it cannot tell them apart first.
+
+        Empty where the source cannot serve such a log.
+        """
+        ...
+
+    def fit(self, past: Past) -> Self:
+        """Learn; equal pasts give equal arrays."""
+        ...
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What was learned, and the settings that `propose` needs; `from_arrays` takes it back."""
+        ...
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self: ...
+
+
+def settings_of(source: FittedSource) -> dict[str, float]:
+    """The settings by name, without what was learned."""
+    values = {name: getattr(source, name) for name in source.__dataclass_fields__ if name != "name"}
+    return {name: value for name, value in values.items() if isinstance(value, float)}
+
+
+def matrix_arrays(matrix: sparse.csr_matrix) -> dict[str, np.ndarray]:
+    return {"indptr": matrix.indptr, "indices": matrix.indices, "data": matrix.data}
+
+
+def square_matrix(arrays: Mapping[str, np.ndarray]) -> sparse.csr_matrix:
+    """What `matrix_arrays` took apart."""
+    num_rows = len(arrays["indptr"]) - 1
+    return sparse.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), (num_rows, num_rows))
+
+
+def best_of_rows(score: sparse.csr_matrix, forbidden_BS: np.ndarray, k: int) -> Proposals:
+    """The k stored entries of each row with the highest score, without the forbidden columns; ties by column."""
+    found = Proposals.nothing(score.shape[0], k)
+    for user in range(score.shape[0]):
+        stored = slice(score.indptr[user], score.indptr[user + 1])
+        item, value = score.indices[stored], score.data[stored]
+        allowed = ~np.isin(item, forbidden_BS[user]) & (value > 0)
+        found.row_BK[user], found.score_BK[user] = _best(item[allowed], value[allowed], k)
+    return found
+
+
+def _best(item: np.ndarray, value: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    if 0 < k < len(value):
+        kept = value >= np.partition(value, len(value) - k)[len(value) - k]
+        item, value = item[kept], value[kept]
+    order = np.lexsort((item, -value))[:k]
+    row, score = np.full(k, NO_ITEM, np.int64), np.full(k, -np.inf, np.float32)
+    row[: len(order)], score[: len(order)] = item[order], value[order]
+    return row, score
