@@ -1,11 +1,12 @@
 """How fast does the two-tower model train, against stock Merlin embedding tables and Adam at equal validation recall?
 
 Both sides train the same towers with the same loss on the same batches of a made world, from the etl stage's parquet
-files to the model. The peer has Merlin's `EmbeddingTable` as it is (dense gradients), torch's Adam on all weights, and
+files to the model: tables as the whole log needs them, and a sample of its interactions, because rows/s are those of
+any number of rows. The peer has Merlin's `EmbeddingTable` as it is (dense gradients), torch's Adam on all weights, and
 no average of them; a second peer adds torch's moving average, which is what ours has besides. Its step size was chosen
 like ours, by validation recall in this world.
 
-Prints one JSON line a question. python benchmarks/retrieval_training.py [INTERACTIONS USERS ITEMS EPOCHS RUNS]
+Prints one JSON line a question. python benchmarks/retrieval_training.py [INTERACTIONS USERS ITEMS ROWS EPOCHS RUNS]
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ import dask
 dask.config.set({"dataframe.query-planning": False})
 
 import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
 from merlin.models.torch import EmbeddingTable  # noqa: E402
 from torch import nn  # noqa: E402
@@ -97,10 +100,14 @@ Measured = dict[str, list[float]]
 SIDES: dict[str, type[StockWeights] | None] = {"ours": None, "stock": StockWeights, "averaged": StockAveragedWeights}
 
 
-def main(num_interactions: int, num_users: int, num_items: int, num_epochs: int, num_runs: int) -> None:
+def main(num_interactions: int, num_users: int, num_items: int, num_rows: int, num_epochs: int, num_runs: int) -> None:
     with tempfile.TemporaryDirectory(prefix="cascade-bench-") as folder:
         world = SyntheticConfig(num_interactions=num_interactions, num_users=num_users, num_items=num_items)
-        trained_on = trainer(etl_of(Path(folder) / "etl", world), num_epochs)
+        etl, sample = etl_of(Path(folder) / "etl", world), Path(folder) / "sample.parquet"
+        examples = pa.concat_tables([pq.read_table(path) for path in etl.files("examples/train/")])
+        rows = np.random.default_rng(0).choice(len(examples), min(num_rows, len(examples)), replace=False)
+        pq.write_table(examples.take(np.sort(rows)), sample)
+        trained_on = trainer(etl, sample, num_epochs)
         measured: dict[str, Measured] = {side: {"rate": [], "recall": [], "seconds": []} for side in SIDES}
         for seed in range(num_runs):
             for side, weights in SIDES.items():
@@ -118,12 +125,12 @@ def main(num_interactions: int, num_users: int, num_items: int, num_epochs: int,
     say(f"{recall}, against the averaged peer", ours["recall"], averaged["recall"], "recall", 1.0, size)
 
 
-def trainer(etl: Artifact, num_epochs: int) -> Callable[[type[StockWeights] | None, int], Measured]:
+def trainer(etl: Artifact, sample: Path, num_epochs: int) -> Callable[[type[StockWeights] | None, int], Measured]:
     """What trains one side with one seed: rows/s of each epoch, the best recall, seconds."""
     config = RetrievalConfig(max_epochs=num_epochs, patience=num_epochs)
     torch.set_num_threads(config.num_threads)
     tables, popularity, hidden = FeatureTables(etl), PopularityTimeline(etl), UnseenIds(etl)
-    validation = Validation(etl, tables, popularity, hidden, config.recall_at)
+    validation = Validation(etl, tables, popularity, hidden, config.recall_at, config.sources.max_users, seed=0)
 
     def measure(weights: type[StockWeights] | None, seed: int) -> Measured:
         begun = time.perf_counter()
@@ -132,8 +139,7 @@ def trainer(etl: Artifact, num_epochs: int) -> Callable[[type[StockWeights] | No
                 stack.enter_context(patch("features.embedding.PooledEmbeddingTable", StockTable))
                 stack.enter_context(patch("retrieval.train.TrainedWeights", weights))
             own = replace(config, learning_rate=PEER_LEARNING_RATE) if weights else config
-            files = etl.files("examples/train/")
-            _, curve = train(own, etl, tables, popularity, files, seed, hidden=hidden, validation=validation)
+            _, curve = train(own, etl, tables, popularity, [sample], seed, hidden=hidden, validation=validation)
         seconds = time.perf_counter() - begun
         rate, recall = ([epoch[name] for epoch in curve.epochs] for name in ("rows_per_second", "recall"))
         print(weights and weights.__name__, seed, rate, recall, round(seconds), file=sys.stderr, flush=True)
@@ -160,4 +166,4 @@ def say(question: str, ours: list[float], peer: list[float], unit: str, goal: fl
 
 
 if __name__ == "__main__":
-    main(*[int(value) for value in sys.argv[1:]] or [300_000, 100_000, 50_000, 2, 2])
+    main(*[int(value) for value in sys.argv[1:]] or [1_000_000, 100_000, 50_000, 200_000, 2, 2])

@@ -54,7 +54,7 @@ class CandidateStage:
 
     def candidates(self, users: Users, num: int) -> Merged:
         """The merged candidates of each user."""
-        return self.merge(side_by_side(self.propose(users, num)[0]), num)
+        return self.merge(side_by_side(self.propose(users, depth=0)[0]), num)
 
 
 def searching(index: ItemIndex, num_events_I: np.ndarray) -> dict[str, CandidateSource]:

@@ -44,6 +44,8 @@ class SourcesConfig:
     """Quota of the nearest among the items that nobody has had so far."""
     recent_popularity: Annotated[int, Field(ge=0, le=10_000)] = 300
     """Quota of what people like the user took of late."""
+    category_popularity: Annotated[int, Field(ge=0, le=10_000)] = 300
+    """Quota of what sells of late in the categories that the user likes; of no effect without attributes of items."""
     covisitation: Annotated[int, Field(ge=0, le=10_000)] = 300
     """Quota of what users had who had the same items."""
     repeat_purchase: Annotated[int, Field(ge=0, le=10_000)] = 100
@@ -55,10 +57,12 @@ class SourcesConfig:
     linear_max_items: Annotated[int, Field(ge=2, le=50_000)] = 4_096
     """Items of the linear model, those with the most interactions. Its matrix takes 4 bytes times their square, and
     its time grows with their cube."""
-    new_item_share: Annotated[float, Field(ge=0, le=0.5)] = 0.02
+    new_item_share: Annotated[float, Field(ge=0, le=0.5)] = 0.01
     """Share of the candidates that new items have to themselves, as long as there are any."""
     max_users: Annotated[int, Field(ge=10)] = 5_000
     """Validation users, a seeded sample, on whom settings are chosen and the merge is learned."""
+    max_tuning_users: Annotated[int, Field(ge=10)] = 1_000
+    """Those of them, a seeded sample, on whom a source's settings are tried."""
     max_tuning_interactions: Annotated[int, Field(ge=1_000)] = 2_000_000
     """Interactions, those of sampled users, on which a source's settings are tried; the chosen ones are fitted on
     all."""

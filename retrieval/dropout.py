@@ -1,4 +1,4 @@
-"""Dropout whose mask costs a quarter: torch draws a random number for every element on a CPU, this one 16 bits of it."""
+"""Dropout whose mask costs a quarter: on a CPU torch draws a whole number for every element, this 16 bits."""
 
 from __future__ import annotations
 

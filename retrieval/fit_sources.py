@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -30,13 +31,22 @@ class Asked:
     users: Users
     relevant: RelevantItems
 
+    def sampled(self, max_users: int, seed: int) -> Asked:
+        """A sample of at most so many users; itself if it has no more."""
+        if len(self.users) <= max_users:
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self.users), max_users, replace=False))
+        kept = np.isin(self.relevant.user, chosen)
+        place = np.searchsorted(chosen, self.relevant.user[kept])
+        return Asked(self.users.some(chosen), RelevantItems.from_pairs(place, self.relevant.item_row[kept], max_users))
+
 
 @dataclass(frozen=True)
 class SourceReport:
     """What validation said of a source."""
 
-    settings: dict[str, float]
-    trials: list[dict[str, float]]
+    settings: dict[str, Any]
+    trials: list[dict[str, Any]]
     """Settings tried, with their recall."""
     recall: float
 
@@ -72,13 +82,14 @@ def fit_stage(
     reports: dict[str, SourceReport] = {}
     fitted: list[FittedSource] = []
     sample = past.of_some_users(config.max_tuning_interactions, seed)
+    few = asked.sampled(config.max_tuning_users, seed)
     for kind in FITTED:
         if not getattr(config, kind.name):
             continue
         trials, best, best_recall = [], None, -1.0
         for settings in kind.settings(past):
             one = settings.fit(sample)
-            recall = _recall(one, asked, recall_at)
+            recall = _recall(one, few, recall_at)
             trials.append(settings_of(one) | {"recall": recall})
             if recall > best_recall:
                 best, best_recall = one, recall

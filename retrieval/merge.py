@@ -26,7 +26,7 @@ from retrieval.metrics import RelevantItems
 from retrieval.sources.source import NO_ITEM, Proposals
 
 # B users  S sources  Q proposals of a source  K merged candidates  P distinct pairs of user and item
-OFFSET = 20.0
+OFFSET = 60.0
 L2 = 1.0
 """Weight of half the squared weights, each in deviations of its reciprocal rank, beside the log likelihood."""
 

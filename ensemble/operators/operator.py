@@ -11,6 +11,8 @@ from merlin.dag import BaseOperator, ColumnSelector
 from merlin.schema import ColumnSchema, Schema
 from merlin.table import TensorTable
 
+from features.artifact import MANIFEST
+
 Columns = dict[str, np.ndarray]
 """Columns of a request by name; the first dimension of each is B, the users of the call."""
 
@@ -53,7 +55,8 @@ class RequestOperator(BaseOperator):
         for name, source in self._files.items():
             target = Path(str(artifact_path)) / name
             if source.is_dir():
-                shutil.copytree(source, target, dirs_exist_ok=True)
+                # A stage's manifest says when it ran: with it, equal inputs would not give an equal export.
+                shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
             elif not target.exists():  # several operators share the items
                 shutil.copyfile(source, target)
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from retrieval.sources.source import NO_ITEM, Past, Proposals, Users
+from retrieval.sources.source import NO_ITEM, Past, Proposals, Users, best_of_columns
 
 # B users  K candidates  I items  M popular items  G segments of one trait
 ACTIVITY = "activity"
@@ -70,13 +70,7 @@ class RecentPopularity:
         for name in sorted(self.departure):  # the same sum to the bit, however a file keeps them
             segment_B = np.minimum(self._segment(name, users), len(self.departure[name]) - 1)
             score_BM += np.float32(self.strength) * self.departure[name][segment_B]
-        found = Proposals.nothing(len(users), k)
-        for user, score_M in enumerate(score_BM):
-            allowed = np.flatnonzero(~np.isin(self.popular_M, users.forbidden_BS[user]))
-            order = allowed[np.lexsort((self.popular_M[allowed], -score_M[allowed]))[:k]]
-            found.row_BK[user, : len(order)] = self.popular_M[order]
-            found.score_BK[user, : len(order)] = score_M[order]
-        return found
+        return best_of_columns(score_BM, self.popular_M, users.forbidden_BS, k)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -91,6 +91,11 @@ class Users:
     def __len__(self) -> int:
         return len(self.history_BN)
 
+    def some(self, rows: np.ndarray) -> Users:
+        """Some of the users."""
+        features = {name: values[rows] for name, values in self.features.items()}
+        return Users(features, self.history_BN[rows], self.forbidden_BS[rows], self.query_BE[rows])
+
     def votes(self, num_items: int, last_n: int, decay: float) -> sparse.csr_matrix:
         """[B, I] each user's last items, the newest with weight 1, each older one with `decay` of the one before."""
         history_BN = self.history_BN[:, :last_n]
@@ -155,20 +160,37 @@ class FittedSource(CandidateSource, Protocol):
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self: ...
 
 
-def settings_of(source: FittedSource) -> dict[str, float]:
+def settings_of(source: FittedSource) -> dict[str, Any]:
     """The settings by name, without what was learned."""
     values = {name: getattr(source, name) for name in source.__dataclass_fields__ if name != "name"}
-    return {name: value for name, value in values.items() if isinstance(value, float)}
+    return {name: value for name, value in values.items() if isinstance(value, float | str)}
 
 
 def matrix_arrays(matrix: sparse.csr_matrix) -> dict[str, np.ndarray]:
     return {"indptr": matrix.indptr, "indices": matrix.indices, "data": matrix.data}
 
 
-def square_matrix(arrays: Mapping[str, np.ndarray]) -> sparse.csr_matrix:
+def csr_of(arrays: Mapping[str, np.ndarray], num_columns: int, prefix: str = "") -> sparse.csr_matrix:
     """What `matrix_arrays` took apart."""
-    num_rows = len(arrays["indptr"]) - 1
-    return sparse.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), (num_rows, num_rows))
+    data, indices, indptr = (arrays[f"{prefix}{part}"] for part in ("data", "indices", "indptr"))
+    return sparse.csr_matrix((data, indices, indptr), (len(indptr) - 1, num_columns))
+
+
+def square_matrix(arrays: Mapping[str, np.ndarray]) -> sparse.csr_matrix:
+    return csr_of(arrays, len(arrays["indptr"]) - 1)
+
+
+def best_of_columns(score_BM: np.ndarray, item_M: np.ndarray, forbidden_BS: np.ndarray, k: int) -> Proposals:
+    """The k best-scored items of each user among some that all are scored on; ties by item row.
+
+    Args:
+        item_M: their item rows.
+    """
+    found = Proposals.nothing(len(score_BM), k)
+    for user, score_M in enumerate(score_BM):
+        allowed = ~np.isin(item_M, forbidden_BS[user])
+        found.row_BK[user], found.score_BK[user] = _best(item_M[allowed], score_M[allowed], k)
+    return found
 
 
 def best_of_rows(score: sparse.csr_matrix, forbidden_BS: np.ndarray, k: int) -> Proposals:

@@ -90,8 +90,8 @@ def test_every_mistake_of_a_file_is_reported_at_once_with_file_and_key(tmp_path)
 
 
 def test_an_unknown_key_without_a_near_one_names_what_is_there(tmp_path):
-    [line] = mistakes_of(written(tmp_path, "[index]\nzzz = 1"))
-    assert "unknown key index.zzz; the keys there are: exact_up_to, hnsw_ef_construction" in line
+    [line] = mistakes_of(written(tmp_path, "[index]\nzzzzzzzzzzzzzzz = 1"))
+    assert "unknown key index.zzzzzzzzzzzzzzz; the keys there are: exact_up_to, hnsw_ef_construction" in line
 
 
 def test_a_missing_key_of_the_tables_is_named(tmp_path):

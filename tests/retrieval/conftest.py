@@ -21,6 +21,7 @@ from retrieval.config import IndexConfig
 from retrieval.index import build
 from retrieval.sources import (
     CandidateSource,
+    CategoryPopularity,
     Covisitation,
     Linear,
     NewItems,
@@ -151,6 +152,7 @@ def sources(past: Past, item_vectors: np.ndarray) -> dict[str, CandidateSource]:
     index = build(item_vectors, IndexConfig(kind="flat"))
     fitted = [
         RecentPopularity(7.0, shrinkage=5.0).fit(past),
+        CategoryPopularity(7.0, "colour").fit(past),
         Covisitation(20.0).fit(past),
         RepeatPurchase().fit(past),
         SimilarContent(0.5).fit(past),

@@ -13,7 +13,7 @@ from retrieval.merge import Merge, side_by_side
 from retrieval.sources import FITTED, Past, Proposals, Users
 
 NO_ITEM = -1
-QUOTAS = (9, 3, 8, 12, 5, 7, 10)
+QUOTAS = (9, 3, 8, 6, 12, 5, 7, 10)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Broken:
 
 @pytest.fixture
 def stage(sources) -> CandidateStage:
-    weights = (1.0, 0.25, 2.0, 0.0, 0.5, 1.5, 3.0)
+    weights = (1.0, 0.25, 2.0, 0.75, 0.0, 0.5, 1.5, 3.0)
     return CandidateStage(tuple(sources.values()), QUOTAS, Merge(weights, reserved=1, share=0.1))
 
 
@@ -53,7 +53,7 @@ def test_a_source_without_a_quota_proposes_nothing_at_any_depth(stage: Candidate
 
 def test_the_candidates_are_the_merge_of_what_is_proposed(stage: CandidateStage, users: Users):
     merged = stage.candidates(users, 6)
-    expected = stage.merge(side_by_side(stage.propose(users, 6)[0]), 6)
+    expected = stage.merge(side_by_side(stage.propose(users, 0)[0]), 6)
     np.testing.assert_array_equal(merged.row_BK, expected.row_BK)
     np.testing.assert_array_equal(merged.source_BKS, expected.source_BKS)
     for user, row_K in enumerate(merged.row_BK):

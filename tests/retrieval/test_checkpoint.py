@@ -48,7 +48,7 @@ class CutOffError(Exception):
 @pytest.fixture(scope="module")
 def trained(toy_etl: Artifact) -> Callable[..., tuple[TwoTower, LearningCurve]]:
     tables, popularity, hidden = FeatureTables(toy_etl), PopularityTimeline(toy_etl), UnseenIds(toy_etl)
-    validation = Validation(toy_etl, tables, popularity, hidden, 1)
+    validation = Validation(toy_etl, tables, popularity, hidden, 1, max_users=1_000, seed=0)
 
     def train_it(checkpoint: Checkpoint | None, config: RetrievalConfig = CONFIG, seed: int = 0):
         examples = toy_etl.files("examples/train/")

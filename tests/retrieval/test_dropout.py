@@ -22,6 +22,7 @@ def test_the_gradient_goes_where_the_value_went():
     inputs = torch.ones(50, 3, requires_grad=True)
     dropped = Dropout(0.5)(inputs)
     dropped.sum().backward()
+    assert inputs.grad is not None
     assert torch.equal(inputs.grad, dropped.detach())
 
 

@@ -143,6 +143,17 @@ def test_settings_are_tried_on_a_sample_and_the_chosen_ones_fitted_on_all(fit, p
             np.testing.assert_array_equal(values, expected[name], err_msg=name)
 
 
+def test_settings_are_tried_on_some_of_the_users_with_what_those_took(pair_seekers: Asked):
+    assert pair_seekers.sampled(NUM_ASKED, 0) is pair_seekers
+    few = pair_seekers.sampled(20, 0)
+    assert len(few.users) == few.relevant.num_users == 20
+    history, taken = few.users.history_BN[:, 0], few.relevant.item_row
+    np.testing.assert_array_equal(few.relevant.user, np.arange(20))
+    np.testing.assert_array_equal(taken, history ^ 1)
+    assert pair_seekers.sampled(20, 0).users.history_BN.tolist() == few.users.history_BN.tolist()
+    assert pair_seekers.sampled(20, 1).users.history_BN.tolist() != few.users.history_BN.tolist()
+
+
 def test_nobody_to_ask_gives_equal_weights(fit, pairs_log: Past):
     nobody = Asked(
         Users(
