@@ -52,7 +52,7 @@ def _etl(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run
 def _retrieval(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:
     from retrieval import train
 
-    train.run(config.retrieval, inputs["etl"], config.seed, writer)
+    train.run(config.retrieval, inputs["etl"], config.seed, writer, run.out / ".retrieval.checkpoints", run.say)
 
 
 def _index(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:

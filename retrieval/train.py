@@ -131,7 +131,7 @@ def run(
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def train(
+def new_training(
     config: RetrievalConfig,
     etl: Artifact,
     tables: FeatureTables,
@@ -143,8 +143,8 @@ def train(
     validation: Validation | None = None,
     num_epochs: int | None = None,
     checkpoint: Checkpoint | None = None,
-) -> tuple[TwoTower, LearningCurve]:
-    """Train from scratch, or from a checkpoint of the same training; equal arguments give an equal model.
+) -> Training:
+    """A training from scratch, or from a checkpoint of the same training; equal arguments give an equal model.
 
     Args:
         examples: parquet files of the etl stage.
@@ -152,8 +152,6 @@ def train(
         validation: stops training when its recall stops growing; None trains all epochs.
         num_epochs: instead of the config's max_epochs.
         checkpoint: where the training stands is kept there; it must be given for one training only.
-    Returns: the averaged model in eval mode, and what each epoch reached.
-    Raises: DivergedError.
     """
     num_epochs = num_epochs or config.max_epochs
     torch.manual_seed(seed)
@@ -166,8 +164,7 @@ def train(
     loss = StepLoss(model, tables, scored_items, popularity, hidden, config)
     key = checkpoint_key(config, etl, seed, num_epochs)
     weights = TrainedWeights(model, config)
-    training = Training(config, batches, loss, weights, validation, num_epochs, checkpoint, key)
-    return training.run(), training.curve
+    return Training(config, batches, loss, weights, validation, num_epochs, checkpoint, key)
 
 
 @torch.no_grad()

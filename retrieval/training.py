@@ -45,7 +45,7 @@ class Training:
         checkpoint: Checkpoint | None,
         key: str,
     ) -> None:
-        self._config, self._batches, self._loss, self._weights = config, batches, loss, weights
+        self.batches, self._config, self._loss, self._weights = batches, config, loss, weights
         self._validation, self._num_epochs = validation, num_epochs
         self._checkpoint, self._key = checkpoint, key
         self._epoch = 0
@@ -63,8 +63,13 @@ class Training:
             while not self._is_over:
                 begun, num_rows = time.monotonic(), 0
                 for batch in self._steps(resumed):
-                    self._step(batch, bar)
+                    self.step(batch)
                     num_rows += len(batch["item_row"])
+                    bar.update(len(batch["item_row"]))
+                    if len(self._losses) % _STEPS_SHOWN == 0:
+                        self._show(bar, fmean(self._losses[-_STEPS_SHOWN:]))
+                    if self._checkpoint and self._checkpoint.is_due:
+                        self._save(self._checkpoint)
                 self._end_epoch(num_rows / (time.monotonic() - begun), bar)
                 resumed = None
         model = self._weights.average.current()
@@ -79,31 +84,32 @@ class Training:
 
     def _steps(self, random_state: torch.Tensor | None) -> Iterator[Batch]:
         """The epoch's batches from the next step on; `random_state` is that of the checkpoint it goes on from."""
-        batches = self._batches.epoch(self._epoch)
+        batches = self.batches.epoch(self._epoch)
         for _ in range(len(self._losses)):
             next(batches)
         if random_state is not None:
             torch.set_rng_state(random_state)
         return batches
 
-    def _step(self, batch: Batch, bar: tqdm) -> None:
-        step = len(self._losses)
-        if self._loss.wants_hard and step % self._config.hard_every == 0 and step + self._epoch > 0:
+    def step(self, batch: Batch) -> float:
+        """One step down the loss of a batch, which is returned.
+
+        Raises: DivergedError.
+        """
+        number = len(self._losses)
+        if self._loss.wants_hard and number % self._config.hard_every == 0 and number + self._epoch > 0:
             self._loss.renew_hard(batch)
         loss = self._loss(batch)
-        self._losses.append(float(loss.detach()))
-        if not math.isfinite(self._losses[-1]):
+        value = float(loss.detach())
+        if not math.isfinite(value):
             raise DivergedError(
-                f"retrieval: step {step + 1} of epoch {self._epoch + 1} has the loss {self._losses[-1]}, needed "
-                f"a finite number; lower retrieval.learning-rate ({self._config.learning_rate}) or "
-                f"retrieval.table-learning-rate ({self._config.table_learning_rate})"
+                f"retrieval: step {number + 1} of epoch {self._epoch + 1} has the loss {value}, needed a finite number; "
+                f"lower retrieval.learning-rate ({self._config.learning_rate}) or retrieval.table-learning-rate "
+                f"({self._config.table_learning_rate})"
             )
         self._weights.step(loss)
-        bar.update(len(batch["item_row"]))
-        if step % _STEPS_SHOWN == 0:
-            self._show(bar, fmean(self._losses[-_STEPS_SHOWN:]))
-        if self._checkpoint and self._checkpoint.is_due:
-            self._save(self._checkpoint)
+        self._losses.append(value)
+        return value
 
     def _end_epoch(self, rows_per_second: float, bar: tqdm) -> None:
         model = self._weights.average.current()

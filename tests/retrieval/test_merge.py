@@ -50,10 +50,10 @@ def items_of(row) -> list[int]:
 
 def test_the_score_is_the_weighted_sum_of_reciprocal_ranks():
     merged = Merge((1.0, 0.5))(array([[[7, 3, 5], [5, 7]]]), 5)
-    score = {7: 1 + 0.5 * 20 / 21, 3: 20 / 21, 5: 20 / 22 + 0.5}
+    score = {7: 1 + 0.5 * 60 / 61, 3: 60 / 61, 5: 60 / 62 + 0.5}
     assert merged.row_BK.tolist() == [[7, 5, 3, NO_ITEM, NO_ITEM]]
     np.testing.assert_allclose(merged.score_BK, [[score[7], score[5], score[3], 0, 0]], rtol=1e-6)
-    said = [[1, 20 / 21], [20 / 22, 1], [20 / 21, 0], [0, 0], [0, 0]]
+    said = [[1, 60 / 61], [60 / 62, 1], [60 / 61, 0], [0, 0], [0, 0]]
     np.testing.assert_allclose(merged.source_BKS, [said], rtol=1e-6)
 
 
