@@ -23,9 +23,9 @@ import psutil
 
 from retrieval.config import IndexConfig
 from retrieval.index import ItemIndex, build, builder, load, search
-from retrieval.index_files import INDEX, save
-from retrieval.index_kinds import Flat
-from retrieval.index_part import Part
+from retrieval.index.files import INDEX, save
+from retrieval.index.kinds import Flat
+from retrieval.index.part import Part
 
 DIM, K, ITEMS_A_CENTRE, NUM_QUERIES, NUM_TIMED, NUM_RUNS, NUM_CHANGES = 64, 100, 250, 500, 100, 5, 10_000
 

@@ -1,12 +1,14 @@
 """How fast does the two-tower model train, against stock Merlin embedding tables and Adam at equal validation recall?
 
-Both sides train the same towers with the same loss on the same batches of a made world, from the etl stage's parquet
-files to the model: tables as the whole log needs them, and a sample of its interactions, because rows/s are those of
-any number of rows. The peer has Merlin's `EmbeddingTable` as it is (dense gradients), torch's Adam on all weights, and
-no average of them; a second peer adds torch's moving average, which is what ours has besides. Its step size was chosen
-like ours, by validation recall in this world.
+Both sides have the same towers, loss and batches, in a made world: tables as its whole log needs them. The peer has
+Merlin's `EmbeddingTable` as it is (dense gradients), torch's Adam on all weights, and no average of them; a second peer
+adds torch's moving average, which is what ours has besides.
 
-Prints one JSON line a question. python benchmarks/retrieval_training.py [INTERACTIONS USERS ITEMS ROWS EPOCHS RUNS]
+Rows/s: the sides take their steps in turn, batch by batch, so that they share what else the machine does, and the
+median step of each counts, the loading of the batch included. Recall: each side is then trained on a sample of the log,
+from the etl stage's parquet files to the model, with a step size that was chosen by validation recall in this world.
+
+Prints one JSON line a question. python benchmarks/retrieval_training.py [INTERACTIONS USERS ITEMS ROWS EPOCHS STEPS]
 """
 
 from __future__ import annotations
@@ -18,11 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 from unittest.mock import patch
 
 import dask
@@ -45,6 +46,8 @@ from features.logs.synthetic import SyntheticConfig, synthetic_logs  # noqa: E40
 from retrieval.config import RetrievalConfig  # noqa: E402
 from retrieval.popularity import PopularityTimeline  # noqa: E402
 from retrieval.train import train  # noqa: E402
+from retrieval.training.learning_curve import LearningCurve  # noqa: E402
+from retrieval.training.loop import Training  # noqa: E402
 from retrieval.two_tower import TwoTower  # noqa: E402
 from retrieval.validation import UnseenIds, Validation  # noqa: E402
 
@@ -96,56 +99,98 @@ class StockAveragedWeights(StockWeights):
         return cast(TwoTower, self._averaged.module)
 
 
-Measured = dict[str, list[float]]
 SIDES: dict[str, type[StockWeights] | None] = {"ours": None, "stock": StockWeights, "averaged": StockAveragedWeights}
+NUM_WARM_UP = 20
+"""Steps that do not count."""
 
 
-def main(num_interactions: int, num_users: int, num_items: int, num_rows: int, num_epochs: int, num_runs: int) -> None:
+class Waiting(Training):
+    """A training whose steps are taken from outside."""
+
+    made: ClassVar[list[Training]] = []
+
+    def run(self) -> TwoTower:
+        self.made.append(self)
+        return self._weights.average.current()
+
+
+@dataclass
+class World:
+    """What all trainings share."""
+
+    etl: Artifact
+    sample: Path
+    tables: FeatureTables
+    popularity: PopularityTimeline
+    hidden: UnseenIds
+    validation: Validation
+
+
+def main(num_interactions: int, num_users: int, num_items: int, num_rows: int, num_epochs: int, num_steps: int) -> None:
     with tempfile.TemporaryDirectory(prefix="cascade-bench-") as folder:
-        world = SyntheticConfig(num_interactions=num_interactions, num_users=num_users, num_items=num_items)
-        etl, sample = etl_of(Path(folder) / "etl", world), Path(folder) / "sample.parquet"
-        examples = pa.concat_tables([pq.read_table(path) for path in etl.files("examples/train/")])
-        rows = np.random.default_rng(0).choice(len(examples), min(num_rows, len(examples)), replace=False)
-        pq.write_table(examples.take(np.sort(rows)), sample)
-        trained_on = trainer(etl, sample, num_epochs)
-        measured: dict[str, Measured] = {side: {"rate": [], "recall": [], "seconds": []} for side in SIDES}
-        for seed in range(num_runs):
-            for side, weights in SIDES.items():
-                for name, values in trained_on(weights, seed).items():
-                    measured[side][name] += values
-    ours, stock, averaged = measured["ours"], measured["stock"], measured["averaged"]
-    size = num_interactions
-    say("training rows/s against stock Merlin tables and Adam", ours["rate"], stock["rate"], "rows/s", GOAL, size)
-    say(
-        "the same against the peer with an average of its weights", ours["rate"], averaged["rate"], "rows/s", GOAL, size
-    )
-    say("seconds from parquet to model, validation included", ours["seconds"], stock["seconds"], "s", 1.0, size)
-    recall = "validation recall@100 after these epochs"
-    say(f"{recall}, against the peer", ours["recall"], stock["recall"], "recall", 1.0, size)
-    say(f"{recall}, against the averaged peer", ours["recall"], averaged["recall"], "recall", 1.0, size)
+        config = SyntheticConfig(num_interactions=num_interactions, num_users=num_users, num_items=num_items)
+        world = world_of(Path(folder), config, num_rows)
+        rates = rows_per_second(world, num_steps)
+        recalls, seconds = {}, {}
+        for side in SIDES:
+            begun = time.perf_counter()
+            recalls[side] = max(epoch["recall"] for epoch in trained(world, side, num_epochs).epochs)
+            seconds[side] = time.perf_counter() - begun
+    for peer, name in (("stock", "stock Merlin tables and Adam"), ("averaged", "the same with averaged weights")):
+        say(f"training rows/s against {name}", rates["ours"], rates[peer], "rows/s", GOAL, num_interactions, num_steps)
+        question = f"validation recall@100 after {num_epochs} epochs against {name}"
+        say(question, recalls["ours"], recalls[peer], "recall", 1.0, num_rows, 1)
+    question = "seconds from parquet to model, with validation, against stock Merlin tables and Adam"
+    say(question, seconds["ours"], seconds["stock"], "s", 1.0, num_rows, 1)
 
 
-def trainer(etl: Artifact, sample: Path, num_epochs: int) -> Callable[[type[StockWeights] | None, int], Measured]:
-    """What trains one side with one seed: rows/s of each epoch, the best recall, seconds."""
-    config = RetrievalConfig(max_epochs=num_epochs, patience=num_epochs)
-    torch.set_num_threads(config.num_threads)
-    tables, popularity, hidden = FeatureTables(etl), PopularityTimeline(etl), UnseenIds(etl)
-    validation = Validation(etl, tables, popularity, hidden, config.recall_at, config.sources.max_users, seed=0)
-
-    def measure(weights: type[StockWeights] | None, seed: int) -> Measured:
+def rows_per_second(world: World, num_steps: int) -> dict[str, float]:
+    """Of each side, from its median step."""
+    sides = {}
+    for side in SIDES:
+        with patch("retrieval.train.Training", Waiting):
+            trained(world, side, num_epochs=1)
+        sides[side] = Waiting.made.pop()
+    batch_size = RetrievalConfig().batch_size
+    spent: dict[str, list[float]] = {side: [] for side in SIDES}
+    loading: list[float] = []
+    batches = sides["ours"].batches.epoch(0)
+    for _ in range(NUM_WARM_UP + num_steps):
         begun = time.perf_counter()
-        with ExitStack() as stack:
-            if weights:
-                stack.enter_context(patch("features.embedding.PooledEmbeddingTable", StockTable))
-                stack.enter_context(patch("retrieval.train.TrainedWeights", weights))
-            own = replace(config, learning_rate=PEER_LEARNING_RATE) if weights else config
-            _, curve = train(own, etl, tables, popularity, [sample], seed, hidden=hidden, validation=validation)
-        seconds = time.perf_counter() - begun
-        rate, recall = ([epoch[name] for epoch in curve.epochs] for name in ("rows_per_second", "recall"))
-        print(weights and weights.__name__, seed, rate, recall, round(seconds), file=sys.stderr, flush=True)
-        return {"rate": rate, "recall": [max(recall)], "seconds": [seconds]}
+        batch = next(batches)
+        loading.append(time.perf_counter() - begun)
+        for side, training in sides.items():
+            begun = time.perf_counter()
+            training.step(batch)
+            spent[side].append(time.perf_counter() - begun)
+    load = float(np.median(loading[NUM_WARM_UP:]))
+    return {side: batch_size / (load + float(np.median(times[NUM_WARM_UP:]))) for side, times in spent.items()}
 
-    return measure
+
+def trained(world: World, side: str, num_epochs: int) -> LearningCurve:
+    weights = SIDES[side]
+    config = RetrievalConfig(max_epochs=num_epochs, patience=num_epochs)
+    with ExitStack() as stack:
+        if weights:
+            config = replace(config, learning_rate=PEER_LEARNING_RATE)
+            stack.enter_context(patch("features.embedding.PooledEmbeddingTable", StockTable))
+            stack.enter_context(patch("retrieval.train.TrainedWeights", weights))
+        shared = config, world.etl, world.tables, world.popularity, [world.sample]
+        _, curve = train(*shared, seed=0, hidden=world.hidden, validation=world.validation)
+    return curve
+
+
+def world_of(folder: Path, config: SyntheticConfig, num_rows: int) -> World:
+    etl, sample = etl_of(folder / "etl", config), folder / "sample.parquet"
+    examples = pa.concat_tables([pq.read_table(path) for path in etl.files("examples/train/")])
+    rows = np.random.default_rng(0).choice(len(examples), min(num_rows, len(examples)), replace=False)
+    pq.write_table(examples.take(np.sort(rows)), sample)
+    retrieval = RetrievalConfig()
+    torch.set_num_threads(retrieval.num_threads)
+    tables, popularity, hidden = FeatureTables(etl), PopularityTimeline(etl), UnseenIds(etl)
+    max_users = retrieval.sources.max_users
+    validation = Validation(etl, tables, popularity, hidden, retrieval.recall_at, max_users, seed=0)
+    return World(etl, sample, tables, popularity, hidden, validation)
 
 
 def etl_of(folder: Path, world: SyntheticConfig) -> Artifact:
@@ -155,15 +200,14 @@ def etl_of(folder: Path, world: SyntheticConfig) -> Artifact:
     return open_artifact(folder, "etl")
 
 
-def say(question: str, ours: list[float], peer: list[float], unit: str, goal: float, size: int) -> None:
-    mine, theirs = float(np.median(ours)), float(np.median(peer))
-    better, ratio = "lower" if unit == "s" else "higher", mine / theirs
-    line = {"benchmark": "retrieval_training", "question": question, "ours": round(mine, 4), "peer": round(theirs, 4)}
+def say(question: str, ours: float, peer: float, unit: str, goal: float, size: int, runs: int) -> None:
+    better, ratio = "lower" if unit == "s" else "higher", ours / peer
+    line = {"benchmark": "retrieval_training", "question": question, "ours": round(ours, 4), "peer": round(peer, 4)}
     line |= {"unit": unit, "ratio": round(ratio, 3), "goal": goal, "better": better}
-    line |= {"met": ratio >= goal if better == "higher" else ratio <= goal, "size": size, "runs": len(ours)}
+    line |= {"met": ratio >= goal if better == "higher" else ratio <= goal, "size": size, "runs": runs}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     print(json.dumps(line | {"cores": os.cpu_count(), "commit": commit}), flush=True)
 
 
 if __name__ == "__main__":
-    main(*[int(value) for value in sys.argv[1:]] or [1_000_000, 100_000, 50_000, 200_000, 2, 2])
+    main(*[int(value) for value in sys.argv[1:]] or [1_000_000, 100_000, 50_000, 200_000, 2, 200])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from retrieval.item_index import ItemIndex
+from retrieval.index.item_index import ItemIndex
 from retrieval.merge import Merge, Merged, side_by_side
 from retrieval.sources import FITTED, CandidateSource, FittedSource, NewItems, Proposals, TwoTowerSource, Users
 

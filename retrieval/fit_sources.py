@@ -15,7 +15,7 @@ from features.batches import FeatureTables
 from features.item_content import read_item_content
 from retrieval.candidates import CandidateStage, searching
 from retrieval.config import SourcesConfig
-from retrieval.item_index import ItemIndex
+from retrieval.index.item_index import ItemIndex
 from retrieval.merge import Merge, fitted_weights, side_by_side
 from retrieval.metrics import RelevantItems, recall_at_k
 from retrieval.sources import FITTED, FittedSource, NewItems, Past, Users

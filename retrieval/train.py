@@ -30,18 +30,18 @@ from features.batches import FeatureTables
 from features.list_column import list_column
 from retrieval.aged_state import aged_batches
 from retrieval.candidates import save_stage
-from retrieval.checkpoint import Checkpoint, checkpoint_key
 from retrieval.config import IndexConfig, RetrievalConfig
 from retrieval.export import export_query_encoder
 from retrieval.fit_sources import Asked, fit_stage, past_of, refit
 from retrieval.index import build
-from retrieval.learning_curve import LearningCurve
 from retrieval.popularity import PopularityTimeline
 from retrieval.proposals import write_proposals
-from retrieval.scored_items import ScoredItems
-from retrieval.step_loss import StepLoss
-from retrieval.trained_weights import TrainedWeights
-from retrieval.training import Training
+from retrieval.training.checkpoint import Checkpoint, checkpoint_key
+from retrieval.training.learning_curve import LearningCurve
+from retrieval.training.loop import Training
+from retrieval.training.scored_items import ScoredItems
+from retrieval.training.step_loss import StepLoss
+from retrieval.training.trained_weights import TrainedWeights
 from retrieval.two_tower import TwoTower, item_vectors
 from retrieval.validation import UnseenIds, Validation
 
@@ -131,7 +131,7 @@ def run(
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def new_training(
+def train(
     config: RetrievalConfig,
     etl: Artifact,
     tables: FeatureTables,
@@ -143,8 +143,8 @@ def new_training(
     validation: Validation | None = None,
     num_epochs: int | None = None,
     checkpoint: Checkpoint | None = None,
-) -> Training:
-    """A training from scratch, or from a checkpoint of the same training; equal arguments give an equal model.
+) -> tuple[TwoTower, LearningCurve]:
+    """Train from scratch, or from a checkpoint of the same training; equal arguments give an equal model.
 
     Args:
         examples: parquet files of the etl stage.
@@ -152,6 +152,8 @@ def new_training(
         validation: stops training when its recall stops growing; None trains all epochs.
         num_epochs: instead of the config's max_epochs.
         checkpoint: where the training stands is kept there; it must be given for one training only.
+    Returns: the averaged model in eval mode, and what each epoch reached.
+    Raises: DivergedError.
     """
     num_epochs = num_epochs or config.max_epochs
     torch.manual_seed(seed)
@@ -164,7 +166,8 @@ def new_training(
     loss = StepLoss(model, tables, scored_items, popularity, hidden, config)
     key = checkpoint_key(config, etl, seed, num_epochs)
     weights = TrainedWeights(model, config)
-    return Training(config, batches, loss, weights, validation, num_epochs, checkpoint, key)
+    training = Training(config, batches, loss, weights, validation, num_epochs, checkpoint, key)
+    return training.run(), training.curve
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from retrieval.item_index import ItemIndex
+from retrieval.index.item_index import ItemIndex
 from retrieval.sources.source import Proposals, Users
 
 

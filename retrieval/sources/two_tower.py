@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from retrieval.item_index import ItemIndex
+from retrieval.index.item_index import ItemIndex
 from retrieval.sources.source import Proposals, Users
 
 

@@ -15,7 +15,7 @@ from ensemble.operators.retrieve_candidates import RetrieveCandidates
 from ensemble.pipeline import Pipeline
 from ensemble.request import Request
 from features.schema import UNSEEN
-from retrieval.index_identity import ForeignModelError
+from retrieval.index.identity import ForeignModelError
 
 NO_ITEM = -1
 K = 10

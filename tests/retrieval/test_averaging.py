@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel as StockAverage
 
 from features.rowwise_adagrad import RowwiseAdagrad
-from retrieval.averaging import AveragedModel
+from retrieval.training.averaging import AveragedModel
 
 DECAY = 0.9
 

@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 
 from features.artifact import Artifact, open_artifact, writing
 from features.batches import FeatureTables
-from retrieval.checkpoint import Checkpoint, checkpoint_key
 from retrieval.config import RetrievalConfig, TwoTowerConfig
 from retrieval.errors import DivergedError
-from retrieval.learning_curve import LearningCurve
 from retrieval.popularity import PopularityTimeline
-from retrieval.step_loss import StepLoss
 from retrieval.train import run, train
+from retrieval.training.checkpoint import Checkpoint, checkpoint_key
+from retrieval.training.learning_curve import LearningCurve
+from retrieval.training.step_loss import StepLoss
 from retrieval.two_tower import TwoTower
 from retrieval.validation import UnseenIds, Validation
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from features.artifact import Artifact, ArtifactWriter
 from retrieval.config import IndexConfig
 from retrieval.index import NO_ITEM, build, load, recall_against_exact, run, search
-from retrieval.index_choice import choose
-from retrieval.index_identity import DuplicateItemsError
-from retrieval.index_space import SphereSpace
+from retrieval.index.choice import choose
+from retrieval.index.identity import DuplicateItemsError
+from retrieval.index.space import SphereSpace
 
 EXACT = IndexConfig(kind="flat")
 GRAPH, CELLS = (IndexConfig(kind=kind, recall_target=0.9) for kind in ("hnsw", "ivf_pq"))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from retrieval.config import IndexConfig
 from retrieval.index import DivergedError, ItemIndex, build, builder, load, search
-from retrieval.index_files import FILES, save
-from retrieval.index_holder import IndexHolder
-from retrieval.index_identity import (
+from retrieval.index.files import FILES, save
+from retrieval.index.holder import IndexHolder
+from retrieval.index.identity import (
     DamagedIndexError,
     DuplicateItemsError,
     ForeignModelError,

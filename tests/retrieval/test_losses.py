@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from retrieval.hard_items import hard_items
-from retrieval.losses import sampled_softmax
-from retrieval.scored_items import ScoredItems
+from retrieval.training.hard_items import hard_items
+from retrieval.training.losses import sampled_softmax
+from retrieval.training.scored_items import ScoredItems
 
 
 def test_loss_is_its_formula():

@@ -2,7 +2,7 @@
 
 import torch
 
-from retrieval.popularity_scores import popularity_scores
+from retrieval.training.popularity_scores import popularity_scores
 
 
 def test_scores_and_their_gradient_are_those_of_the_sum_written_out():

@@ -84,7 +84,7 @@ def test_the_two_tower_ranks_are_those_of_the_vectors_beside_them(written: Writt
     ):
         allowed = [item for item in range(len(score_I)) if item not in had]
         ranked = sorted(allowed, key=lambda item, s=score_I: -s[item])
-        rank = {item: 20 / value - 20 for item, value in zip(row.tolist(), said.tolist(), strict=True) if value}
+        rank = {item: 60 / value - 60 for item, value in zip(row.tolist(), said.tolist(), strict=True) if value}
         assert set(rank) == set(ranked)  # its quota is larger than the catalogue
         found = sorted(rank, key=lambda item, r=rank: r[item])
         np.testing.assert_allclose(score_I[found], score_I[ranked], atol=1e-4)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from retrieval.index_identity import DuplicateItemsError, IndexIdentity, UnfitIndexError, check_vectors
-from retrieval.index_kinds import Flat, Kind
-from retrieval.index_part import NO_ITEM, Part
+from retrieval.index.identity import DuplicateItemsError, IndexIdentity, UnfitIndexError, check_vectors
+from retrieval.index.kinds import Flat, Kind
+from retrieval.index.part import NO_ITEM, Part
 
 # Q queries  D embedding  K candidates  I item rows  S forbidden  C changed items
 COMPACT_AT = 0.05

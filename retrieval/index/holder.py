@@ -6,8 +6,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from retrieval.index_identity import OtherDimensionError
-from retrieval.item_index import ItemIndex
+from retrieval.index.identity import OtherDimensionError
+from retrieval.index.item_index import ItemIndex
 
 
 class IndexHolder:

@@ -12,9 +12,9 @@ import faiss
 import numpy as np
 
 from retrieval.config import IndexConfig
-from retrieval.index_kinds import MEASURED_AT, Flat, Hnsw, IvfPq, Kind
-from retrieval.index_part import Part
-from retrieval.index_space import SphereSpace
+from retrieval.index.kinds import MEASURED_AT, Flat, Hnsw, IvfPq, Kind
+from retrieval.index.part import Part
+from retrieval.index.space import SphereSpace
 
 # Q queries  D embedding  N vectors  K candidates
 LEAST_ITEMS = 1_000

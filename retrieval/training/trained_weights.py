@@ -10,8 +10,8 @@ import torch
 
 from features.embedding import with_sparse_gradients
 from features.rowwise_adagrad import RowwiseAdagrad
-from retrieval.averaging import AveragedModel
 from retrieval.config import RetrievalConfig
+from retrieval.training.averaging import AveragedModel
 from retrieval.two_tower import TwoTower
 
 

@@ -11,12 +11,12 @@ import torch
 from tqdm import tqdm
 
 from features.batches import Batch, Batches
-from retrieval.checkpoint import Checkpoint, Progress
 from retrieval.config import RetrievalConfig
 from retrieval.errors import DivergedError
-from retrieval.learning_curve import LearningCurve
-from retrieval.step_loss import StepLoss
-from retrieval.trained_weights import TrainedWeights
+from retrieval.training.checkpoint import Checkpoint, Progress
+from retrieval.training.learning_curve import LearningCurve
+from retrieval.training.step_loss import StepLoss
+from retrieval.training.trained_weights import TrainedWeights
 from retrieval.two_tower import TwoTower
 from retrieval.validation import Validation
 
@@ -103,9 +103,9 @@ class Training:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DivergedError(
-                f"retrieval: step {number + 1} of epoch {self._epoch + 1} has the loss {value}, needed a finite number; "
-                f"lower retrieval.learning-rate ({self._config.learning_rate}) or retrieval.table-learning-rate "
-                f"({self._config.table_learning_rate})"
+                f"retrieval: step {number + 1} of epoch {self._epoch + 1} has the loss {value}, needed a finite "
+                f"number; lower retrieval.learning-rate ({self._config.learning_rate}) or "
+                f"retrieval.table-learning-rate ({self._config.table_learning_rate})"
             )
         self._weights.step(loss)
         self._losses.append(value)

@@ -7,10 +7,10 @@ import torch
 from features.batches import Batch, FeatureTables
 from features.schema import UNSEEN
 from retrieval.config import RetrievalConfig
-from retrieval.hard_items import hard_items
-from retrieval.losses import sampled_softmax
 from retrieval.popularity import PopularityTimeline
-from retrieval.scored_items import ScoredItems
+from retrieval.training.hard_items import hard_items
+from retrieval.training.losses import sampled_softmax
+from retrieval.training.scored_items import ScoredItems
 from retrieval.two_tower import TwoTower
 from retrieval.validation import UnseenIds
 

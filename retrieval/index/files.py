@@ -18,11 +18,11 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from retrieval.index_identity import DamagedIndexError, IndexIdentity, OtherDimensionError
-from retrieval.index_kinds import Flat, Hnsw, IvfPq, Kind
-from retrieval.index_part import Part
-from retrieval.index_space import SphereSpace
-from retrieval.item_index import ItemIndex, State, check_unique
+from retrieval.index.identity import DamagedIndexError, IndexIdentity, OtherDimensionError
+from retrieval.index.item_index import ItemIndex, State, check_unique
+from retrieval.index.kinds import Flat, Hnsw, IvfPq, Kind
+from retrieval.index.part import Part
+from retrieval.index.space import SphereSpace
 
 INDEX, DESCRIPTION, IDS, CHANGES = "index.faiss", "index.json", "item_ids.arrow", "changes.npz"
 FILES = (INDEX, DESCRIPTION, IDS, CHANGES)

@@ -8,7 +8,7 @@ from functools import cached_property
 import faiss
 import numpy as np
 
-from retrieval.index_kinds import MEASURED_AT, Kind, exactly_nearest, inner_products
+from retrieval.index.kinds import MEASURED_AT, Kind, exactly_nearest, inner_products
 
 # Q queries  D embedding  K candidates  N vectors of the part  I item rows  S forbidden
 NO_ITEM = -1

@@ -1,7 +1,7 @@
 """The three ways to search: exactly, through an HNSW graph, through cells of PQ codes refined with the vectors.
 
 Each keeps the vectors themselves in its FAISS index, takes a FAISS selector and answers by inner product; how broadly
-it searches is left open, and `retrieval.index_choice` sets it by measuring.
+it searches is left open, and `retrieval.index.choice` sets it by measuring.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 
 from retrieval.config import IndexConfig
-from retrieval.index_space import SphereSpace
+from retrieval.index.space import SphereSpace
 
 # Q queries  D embedding  W width as stored  N vectors  K candidates
 MEASURED_AT = 100

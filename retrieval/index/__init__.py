@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 from features.artifact import Artifact, ArtifactWriter
 from features.list_column import matrix_of
 from retrieval.config import IndexConfig
-from retrieval.index_choice import Measured, choose, recall
-from retrieval.index_files import INDEX, load, write_files
-from retrieval.index_identity import DivergedError, IndexIdentity, check_vectors
-from retrieval.index_kinds import Flat, Kind
-from retrieval.index_part import NO_ITEM, Part
-from retrieval.item_index import ItemIndex, State, check_unique
+from retrieval.index.choice import Measured, choose, recall
+from retrieval.index.files import INDEX, load, write_files
+from retrieval.index.identity import DivergedError, IndexIdentity, check_vectors
+from retrieval.index.item_index import ItemIndex, State, check_unique
+from retrieval.index.kinds import Flat, Kind
+from retrieval.index.part import NO_ITEM, Part
 
 # I items  Q queries  D embedding  K candidates
 __all__ = ["NO_ITEM", "DivergedError", "ItemIndex", "build", "builder", "load", "recall_against_exact", "run", "search"]
