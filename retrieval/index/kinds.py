@@ -177,18 +177,12 @@ def inner_products(kind: Kind, query_QW: np.ndarray, position_QK: np.ndarray) ->
 
     Every kind's scores come from here, so that an item's score does not depend on the way it was found.
     """
-    score_QK = np.empty(position_QK.shape, np.float32)
-    if not score_QK.size:
-        return score_QK
-    faiss.fvec_inner_products_by_idx(
-        faiss.swig_ptr(score_QK),
-        faiss.swig_ptr(query_QW),
-        kind.raw.get_xb(),
-        faiss.swig_ptr(position_QK),
-        kind.raw.d,
-        *position_QK.shape,
-    )
-    score_QK[position_QK < 0] = -np.inf
+    score_QK = np.full(position_QK.shape, -np.inf, np.float32)
+    vector_NW = _view(kind.raw)
+    # One product a pair by NumPy: FAISS's own function starts all threads, which wait for each other on a busy machine.
+    for score_K, query_W, position_K in zip(score_QK, query_QW, position_QK, strict=True):
+        found = position_K >= 0
+        score_K[found] = np.einsum("kw,w->k", vector_NW[position_K[found]], query_W)
     return score_QK
 
 
