@@ -298,7 +298,7 @@ def oracle_retrieval(world, user_row):
             proposed[kind.name] = [item for item in source.propose(users, 300).row_BK[0].tolist() if item != NO_ITEM]
     merge = load_merge(folder)
     said = {
-        item: [20 / (20 + proposed[s].index(item)) if item in proposed[s] else 0.0 for s in world.sources]
+        item: [60 / (60 + proposed[s].index(item)) if item in proposed[s] else 0.0 for s in world.sources]
         for item in {item for items in proposed.values() for item in items}
     }
     score = {item: float(np.dot(ranks, merge.weights)) for item, ranks in said.items()}
@@ -315,7 +315,7 @@ def test_candidates_and_ranks_equal_brute_force(world, pipeline):
         said, merged, similarity_I = oracle_retrieval(world, user_row)
         served = np.searchsorted(world.item_ids.astype(str), reply.candidate_ids[0].astype(str))
         assert len(served) == NUM_CANDIDATES
-        # The best by score, but for the one place in fifty that is reserved: with twenty candidates there is none.
+        # The best by score, but for the one place in a hundred that is reserved: with twenty candidates there is none.
         best = sorted(merged.values(), reverse=True)[:NUM_CANDIDATES]
         np.testing.assert_allclose([merged[item] for item in served.tolist()], best, rtol=1e-5)
 
