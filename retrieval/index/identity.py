@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 
 from features.errors import CascadeError
-
-
-class DivergedError(CascadeError, ValueError):
-    """Training has left the finite numbers."""
+from retrieval.errors import DivergedError
 
 
 class UnfitIndexError(CascadeError, ValueError):
