@@ -212,4 +212,4 @@ def say(question: str, ours: float, peer: float, unit: str, goal: float, size: i
 
 
 if __name__ == "__main__":
-    main(*[int(value) for value in sys.argv[1:]] or [1_000_000, 500_000, 100_000, 100_000, 1, 200])
+    main(*[int(value) for value in sys.argv[1:]] or [1_000_000, 500_000, 100_000, 100_000, 1, 150])
