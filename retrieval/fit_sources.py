@@ -51,16 +51,15 @@ class SourceReport:
     recall: float
 
 
-def past_of(etl: Artifact, tables: FeatureTables, before: int, config: SourcesConfig) -> Past:
-    """The interactions before a moment."""
+def past_of(etl: Artifact, tables: FeatureTables, config: SourcesConfig) -> Past:
+    """All interactions of the log, those of the test part included: take what was `before` a moment."""
     events = pq.read_table(etl.file("events.parquet"), columns=["user_row", "item_row", "timestamp"])
     user_row, item_row, timestamp = (events[name].to_numpy() for name in events.column_names)
-    known = slice(0, int(np.searchsorted(timestamp, before)))
     attributes = tables.user_features(torch.arange(etl.metrics["num_users"]))
     return Past(
-        user_row[known],
-        item_row[known],
-        timestamp[known],
+        user_row,
+        item_row,
+        timestamp,
         etl.metrics["num_users"],
         etl.metrics["num_items"],
         {name: values.numpy() for name, values in attributes.items() if name != "user_id"},
@@ -97,7 +96,7 @@ def fit_stage(
             continue
         fitted.append(best if sample is past else best.fit(past))
         reports[kind.name] = SourceReport(settings_of(best), trials, best_recall)
-    stage = stage_of(config, index, past, fitted, merge=None)
+    stage = stage_of(config, index, past, fitted)
     proposals, failed = stage.propose(asked.users, depth=0)
     if failed:
         raise RuntimeError(f"the candidate sources {failed} failed on the validation users; the log says why")
@@ -117,14 +116,12 @@ def refit(stage: CandidateStage, past: Past) -> list[FittedSource]:
     return [type(one)(**settings_of(one)).fit(past) for one in stage.sources if isinstance(one, FITTED)]
 
 
-def stage_of(
-    config: SourcesConfig, index: ItemIndex, past: Past, fitted: Sequence[FittedSource], merge: Merge | None
-) -> CandidateStage:
-    """All sources that have a quota, those that search the index first; equal weights without a merge."""
+def stage_of(config: SourcesConfig, index: ItemIndex, past: Past, fitted: Sequence[FittedSource]) -> CandidateStage:
+    """All sources that have a quota, those that search the index first, with equal weights."""
     searched = [source for name, source in searching(index, past.num_events).items() if getattr(config, name)]
     sources = (*searched, *fitted)
     quotas = tuple(getattr(config, source.name) for source in sources)
-    return CandidateStage(sources, quotas, merge or Merge((1.0,) * len(sources)))
+    return CandidateStage(sources, quotas, Merge((1.0,) * len(sources)))
 
 
 def _recall(source: FittedSource, asked: Asked, recall_at: int) -> float:

@@ -84,18 +84,17 @@ def run(
         validation=validation,
         checkpoint=checkpoint("early"),
     )
-    item_IE = validation.item_vectors(early)
+    item_IE, past = validation.item_vectors(early), past_of(etl, tables, config.sources)
     stage, reports = fit_stage(
         config.sources,
-        past_of(etl, tables, etl.metrics["valid_from"], config.sources),
+        past.before(etl.metrics["valid_from"]),
         build(item_IE, IndexConfig(kind="flat")),
         Asked(validation.users(early), validation.relevant),
         config.recall_at,
         seed,
     )
     write_proposals(early, stage, item_IE, tables, etl, hidden, config, seed, writer)
-    fitted = refit(stage, past_of(etl, tables, etl.metrics["as_of"], config.sources))
-    save_stage(writer.path / "sources", stage, fitted)
+    save_stage(writer.path / "sources", stage, refit(stage, past.before(etl.metrics["as_of"])))
     model = early
     if config.refit:
         model, _ = train(

@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from scipy import sparse
 
+from features.history import SECONDS_PER_DAY
 from features.item_content import ItemContent
+from retrieval.item_rows import NO_ITEM
 
 # B users  N history length  K candidates  S forbidden items  I items  E interactions
-NO_ITEM = -1
-SECONDS_PER_DAY = 86_400
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,13 @@ class Past:
     """What the catalogue says of the items."""
     max_linear_items: int = 4_096
     """Most items of the linear model."""
+
+    def before(self, moment: int) -> Past:
+        """What of it happened before an earlier moment, in Unix seconds."""
+        known = slice(0, int(np.searchsorted(self.timestamp, moment)))
+        return replace(
+            self, user_row=self.user_row[known], item_row=self.item_row[known], timestamp=self.timestamp[known]
+        )
 
     def of_some_users(self, max_events: int, seed: int) -> Past:
         """All interactions of as many users, drawn at random, as have about max_events; itself if it has no more."""

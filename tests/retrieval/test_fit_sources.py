@@ -192,7 +192,7 @@ def test_refitting_keeps_the_settings_and_learns_the_later_past(fitted, pairs_lo
 
 def test_a_stage_without_a_merge_weighs_all_alike(pairs_log: Past):
     index = build(np.eye(NUM_ITEMS, 4, dtype=np.float32), IndexConfig(kind="flat"))
-    stage = stage_of(SourcesConfig(), index, pairs_log, [RepeatPurchase()], merge=None)
+    stage = stage_of(SourcesConfig(), index, pairs_log, [RepeatPurchase()])
     assert stage.names == ["two_tower", "new_items", "repeat_purchase"]
     assert stage.quotas == (300, 50, 100) and stage.merge.weights == (1.0, 1.0, 1.0)
 
@@ -201,7 +201,7 @@ def test_the_past_ends_before_its_moment(opened):
     etl = opened("etl")
     tables, events = FeatureTables(etl), pq.read_table(etl.file("events.parquet")).to_pandas()
     for moment in (etl.metrics["valid_from"], etl.metrics["as_of"], int(events.timestamp[100])):
-        past, known = past_of(etl, tables, moment, SourcesConfig()), events[events.timestamp < moment]
+        past, known = past_of(etl, tables, SourcesConfig()).before(moment), events[events.timestamp < moment]
         assert past.user_row.tolist() == known.user_row.tolist()
         assert past.item_row.tolist() == known.item_row.tolist()
         assert past.timestamp.tolist() == known.timestamp.tolist()

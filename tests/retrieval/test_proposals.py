@@ -115,9 +115,9 @@ def write(opened, tmp_path_factory):
     model.eval()
     popularity = PopularityTimeline(etl).at(etl.metrics["valid_from"])
     item_IE = item_vectors(model, hidden(tables.items), popularity)
-    past = past_of(etl, tables, etl.metrics["valid_from"], SourcesConfig())
+    past = past_of(etl, tables, SourcesConfig()).before(etl.metrics["valid_from"])
     index = build(item_IE, IndexConfig(kind="flat"))
-    stage = stage_of(SourcesConfig(), index, past, [Covisitation(30.0).fit(past)], merge=None)
+    stage = stage_of(SourcesConfig(), index, past, [Covisitation(30.0).fit(past)])
 
     def written_with(config: RetrievalConfig, seed: int = 0) -> Artifact:
         folder = tmp_path_factory.mktemp("proposals") / "retrieval"
