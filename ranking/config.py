@@ -6,7 +6,7 @@ a configuration is reported at once.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -16,14 +16,54 @@ from pydantic.dataclasses import dataclass
 class DlrmConfig:
     """DLRM."""
 
-    embedding_dim: Annotated[int, Field(ge=2, le=1_024)] = 32
-    """Width D of the embedding tables and of the bottom MLP's output."""
     bottom_units: tuple[Annotated[int, Field(gt=0)], ...] = (64,)
     """Widths of the bottom MLP's hidden layers; its output has embedding_dim."""
-    top_units: tuple[Annotated[int, Field(gt=0)], ...] = (128, 64)
+    top_units: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (128, 64)
     """Widths of the top MLP's hidden layers; its output is one logit."""
+    pooled_scalars: bool = False
+    """Whether the top MLP also reads the mean of each vector."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class DcnV2Config:
+    """DCN-v2."""
+
+    num_layers: Annotated[int, Field(ge=1)] = 2
+    """Cross layers."""
+    rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of the experts' matrices; 0 stands for one matrix of full rank per layer."""
+    num_experts: Annotated[int, Field(ge=1)] = 4
+    """Experts of a layer of low rank, mixed by a softmax gate."""
+    structure: Literal["stacked", "parallel"] = "stacked"
+    """Whether the deep network reads the crosses, or the inputs beside them."""
+    deep_units: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (128, 64)
+    """Widths of the deep network's layers."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class MlpConfig:
+    """Plain MLP."""
+
+    units: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (128, 64)
+    """Widths of its layers."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class NetworkConfig:
+    """What scores an item, for interaction logs and impression logs alike."""
+
+    model: Literal["dlrm", "dcn_v2", "mlp", "fm"] = "dlrm"
+    """The model: dlrm, dcn_v2, or the small references mlp and fm."""
+    embedding_dim: Annotated[int, Field(ge=2, le=1_024)] = 16
+    """Width D of the embedding tables."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the interactions dropped while training."""
+    dlrm: DlrmConfig = DlrmConfig()
+    """DLRM."""
+    dcn_v2: DcnV2Config = DcnV2Config()
+    """DCN-v2."""
+    mlp: MlpConfig = MlpConfig()
+    """Plain MLP."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -40,14 +80,6 @@ class NegativesConfig:
 class ClickConfig:
     """Click model of impression logs."""
 
-    embedding_dim: Annotated[int, Field(ge=2, le=1_024)] = 16
-    """Width D of the embedding tables and of the bottom MLP's output."""
-    bottom_units: tuple[Annotated[int, Field(gt=0)], ...] = (64,)
-    """Widths of the bottom MLP's hidden layers; its output has embedding_dim."""
-    top_units: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (128, 64)
-    """Widths of the top MLP's hidden layers; its output is one logit."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the interactions dropped while training."""
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Impressions per step; with hundreds of thousands of rows, 1024 is faster."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -68,12 +100,12 @@ class ClickConfig:
 class RankingConfig:
     """Ranking model."""
 
-    dlrm: DlrmConfig = DlrmConfig()
+    network: NetworkConfig = NetworkConfig()
     """Model."""
     negatives: NegativesConfig = NegativesConfig()
     """Negatives."""
     clicks: ClickConfig = ClickConfig()
-    """Impression logs, which have no lists: of the keys beside it, only num_threads applies to them."""
+    """Impression logs, which have no lists: of the keys beside it, only network and num_threads apply to them."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Lists per step."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3

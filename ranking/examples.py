@@ -23,7 +23,7 @@ from features.list_column import list_column, matrix_of
 from features.split import VALID
 from features.workflow import load_workflow, normalized_log, transform
 from ranking.config import NegativesConfig
-from ranking.dlrm import RETRIEVAL_SCORE, TWO_TOWER_SCORE, is_per_candidate, source_feature
+from ranking.pair_features import RETRIEVAL_SCORE, TWO_TOWER_SCORE, is_per_candidate, source_feature
 
 # E interactions  P proposals  S sources  M negatives per interaction  K = 1 + M items of a list  D vectors
 _PAIRS_PER_CHUNK = 20_000_000

@@ -11,10 +11,11 @@ from merlin.schema import Schema
 from features.batches import Batch, FeatureTables
 from features.onnx_export import export_onnx
 from features.schema import list_length, num_categories
-from ranking.dlrm import Dlrm, is_per_candidate, ranker_schema
+from ranking.pair_features import is_per_candidate, ranker_schema
+from ranking.ranker import Ranker
 
 
-def export_ranker(model: Dlrm, tables: FeatureTables, sources: Sequence[str], path: Path) -> None:
+def export_ranker(model: Ranker, tables: FeatureTables, sources: Sequence[str], path: Path) -> None:
     """Inputs by name: per-user features [B] or [B, length], per-candidate ones [B, K] or [B, K, length].
     Output: `score` [B, K].
     """
@@ -24,7 +25,7 @@ def export_ranker(model: Dlrm, tables: FeatureTables, sources: Sequence[str], pa
 
 
 def example_batch(etl_schema: Schema, sources: Sequence[str], num_users: int = 3, num_candidates: int = 5) -> Batch:
-    """Made-up inputs of `Dlrm.score_candidates`, the same on every call."""
+    """Made-up inputs of `Ranker.score_candidates`, the same on every call."""
     generator = torch.Generator().manual_seed(0)
     example = {}
     for column in ranker_schema(etl_schema, sources):

@@ -1,4 +1,4 @@
-"""Stage `ranking`: trains the DLRM on what retrieval proposed and exports it.
+"""Stage `ranking`: trains the ranker on what retrieval proposed and exports it.
 
 Parts: `model.safetensors`, `ranker.onnx`, `examples/{fitted,held_out,all}.parquet`, `learning_curve.json`.
 
@@ -23,10 +23,11 @@ from tqdm import tqdm
 from features.artifact import Artifact, ArtifactWriter
 from features.batches import Batches, FeatureTables
 from ranking.config import RankingConfig
-from ranking.dlrm import SCORES, Dlrm, ranker_schema
 from ranking.examples import source_names, write_examples
 from ranking.export import example_batch, export_ranker
 from ranking.losses import list_softmax
+from ranking.pair_features import SCORES, ranker_schema
+from ranking.ranker import Ranker
 
 
 def run(config: RankingConfig, etl: Artifact, retrieval: Artifact, seed: int, writer: ArtifactWriter) -> None:
@@ -70,7 +71,7 @@ def train(
     seed: int,
     num_epochs: int,
     held_out: Batches | None = None,
-) -> tuple[Dlrm, list[dict[str, float]]]:
+) -> tuple[Ranker, list[dict[str, float]]]:
     """Train from scratch; equal arguments give an equal model.
 
     Args:
@@ -79,14 +80,14 @@ def train(
     Returns: the averaged model in eval mode, and what it reached on `held_out` before the first epoch and after each.
     """
     torch.manual_seed(seed)
-    model = Dlrm(ranker_schema(tables.schema, sources), config.dlrm)
+    model = Ranker(ranker_schema(tables.schema, sources), config.network)
     model.score_candidates(
         example_batch(tables.schema, sources)
     )  # Merlin's layers take their shapes from the first batch
     if batches.num_rows:
         model.set_score_scale({name: batches.column(name) for name in SCORES})
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging)).eval()
-    kept = cast(Dlrm, averaged.module)
+    kept = cast(Ranker, averaged.module)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     curve = [evaluate(kept, held_out)] if held_out else []
     with tqdm(desc="ranking", unit=" lists", disable=None, leave=False) as progress:
@@ -108,7 +109,7 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(model: Dlrm, batches: Batches) -> dict[str, float]:
+def evaluate(model: Ranker, batches: Batches) -> dict[str, float]:
     """Loss in nats, and the mean reciprocal rank of the taken item in its list, of a model in eval mode."""
     rows = []
     for batch in batches.in_order():

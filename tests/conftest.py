@@ -17,7 +17,10 @@ SMALL_RUN = {
     "data": {"synthetic": {"num_users": 150, "num_items": 80, "num_interactions": 2_500, "num_days": 120}},
     "etl": {"history_length": 10},
     "retrieval": {"max_epochs": 2, "batch_size": 256, "two_tower": {"embedding_dim": 16, "hidden_units": [32]}},
-    "ranking": {"max_epochs": 1, "dlrm": {"embedding_dim": 8, "bottom_units": [16], "top_units": [32, 16]}},
+    "ranking": {
+        "max_epochs": 1,
+        "network": {"embedding_dim": 8, "dlrm": {"bottom_units": [16], "top_units": [32, 16]}},
+    },
     "export": {"num_candidates": 20},
 }
 """Configuration of `small_run`: a world with buyers, users who never buy, and items without a sale."""

@@ -14,7 +14,7 @@ from ensemble.operators.operator import Columns, RequestOperator
 from features.history import SECONDS_PER_DAY
 from features.ops.calendar import hour_and_weekday
 from features.workflow import normalized_log
-from ranking.dlrm import TWO_TOWER_SCORE, source_feature
+from ranking.pair_features import TWO_TOWER_SCORE, source_feature
 from retrieval.candidates import source_names
 
 # B users  K candidates  D embedding
@@ -22,7 +22,7 @@ NO_ITEM = -1
 
 
 class ScoreCandidates(RequestOperator):
-    """The DLRM over (user, item, moment). Users of whom nothing is known get the items' popularity as score.
+    """The ranker over (user, item, moment). Users of whom nothing is known get the items' popularity as score.
 
     Args:
         model: the ranking stage's `ranker.onnx`.

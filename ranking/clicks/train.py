@@ -27,9 +27,9 @@ from features.onnx_export import export_onnx
 from features.rowwise_adagrad import RowwiseAdagrad
 from ranking.clicks.batches import ClickBatches
 from ranking.clicks.checks import click_schema
-from ranking.clicks.dlrm import ClickDlrm
 from ranking.clicks.metrics import auc, log_losses
 from ranking.clicks.model import ClickModel
+from ranking.clicks.ranker import ClickRanker
 from ranking.config import ClickConfig, RankingConfig
 
 # N rows
@@ -74,7 +74,7 @@ def run(config: RankingConfig, etl: Artifact, seed: int, writer: ArtifactWriter)
         for part in ("train", "valid")
     )
     torch.manual_seed(seed)
-    model = ClickDlrm(schema, config.clicks, fitted.statistics)
+    model = ClickRanker(schema, config.network, fitted.statistics, config.clicks.l2)
     curve = train(model, fitted, held_out, config.clicks, "ranking")
     save_file(model.state_dict(), str(writer.path / "model.safetensors"))
     export_clicks(model, writer.path / "ranker.onnx")

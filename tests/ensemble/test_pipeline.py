@@ -22,7 +22,8 @@ from features.list_column import matrix_of
 from features.schema import FIRST_KNOWN, load_schema
 from features.workflow import load_workflow, transform
 from ranking.config import RankingConfig
-from ranking.dlrm import RETRIEVAL_ONLY, RETRIEVAL_SCORE, TWO_TOWER_SCORE, Dlrm, ranker_schema, source_feature
+from ranking.pair_features import RETRIEVAL_ONLY, RETRIEVAL_SCORE, TWO_TOWER_SCORE, ranker_schema, source_feature
+from ranking.ranker import Ranker
 from retrieval.candidates import load_merge, source_names
 from retrieval.sources import FITTED, Users
 
@@ -309,7 +310,7 @@ def test_candidates_and_ranks_equal_brute_force(world, pipeline):
     """Torch's own vectors and ranker over every item, without index, store, ONNX or operators."""
     config = TypeAdapter(RankingConfig).validate_python(world.ranking.manifest["config"])
     schema = ranker_schema(load_schema(world.etl.file("schema.json")), world.sources)
-    model = Dlrm(schema, config.dlrm)
+    model = Ranker(schema, config.network)
     for user_row in [*world.most_active(3), int(np.flatnonzero(world.num_events == 0)[0])]:
         reply = pipeline.recommend(Request.of([world.user_ids[user_row]], k=NUM_CANDIDATES, with_candidates=True))
         said, merged, similarity_I = oracle_retrieval(world, user_row)

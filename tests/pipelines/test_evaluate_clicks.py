@@ -21,14 +21,13 @@ from pipelines.evaluate import EvaluationConfig
 from pipelines.evaluate_clicks import evaluate_clicks
 from ranking.clicks import train as click_train
 from ranking.clicks.metrics import auc, log_losses
-from ranking.config import ClickConfig, RankingConfig
+from ranking.config import ClickConfig, DlrmConfig, NetworkConfig, RankingConfig
 
 NUM_IDS = 5
 NUM_ROWS = {"train": 2_000, "valid": 500, "test": 700}
 RANKING = RankingConfig(
-    clicks=ClickConfig(
-        embedding_dim=4, bottom_units=(8,), top_units=(16,), batch_size=64, max_epochs=6, table_learning_rate=0.05
-    )
+    network=NetworkConfig(embedding_dim=4, dropout=0, dlrm=DlrmConfig(bottom_units=(8,), top_units=(16,))),
+    clicks=ClickConfig(batch_size=64, max_epochs=6, table_learning_rate=0.05),
 )
 CONFIG = EvaluationConfig(num_bootstrap=40)
 

@@ -15,13 +15,15 @@ from features.batches import Batches, FeatureTables
 from features.history import EventLog
 from features.split import VALID
 from features.workflow import normalized_log
-from ranking.config import DlrmConfig, NegativesConfig, RankingConfig
-from ranking.dlrm import is_per_candidate
+from ranking.config import DlrmConfig, NegativesConfig, NetworkConfig, RankingConfig
 from ranking.examples import source_names, write_examples
+from ranking.pair_features import is_per_candidate
 from ranking.train import run, train
 
 CONFIG = RankingConfig(
-    dlrm=DlrmConfig(embedding_dim=8, bottom_units=(16,), top_units=(32, 16)), batch_size=32, max_epochs=2
+    network=NetworkConfig(embedding_dim=8, dlrm=DlrmConfig(bottom_units=(16,), top_units=(32, 16))),
+    batch_size=32,
+    max_epochs=2,
 )
 
 

@@ -17,18 +17,17 @@ from features.artifact import Artifact, open_artifact, writing
 from features.schema import FIRST_KNOWN, save_schema
 from ranking.clicks.batches import ClickBatches
 from ranking.clicks.checks import LabelError, click_schema
-from ranking.clicks.dlrm import ClickDlrm
 from ranking.clicks.logistic import ClickLogistic
+from ranking.clicks.ranker import ClickRanker
 from ranking.clicks.train import DivergedError, evaluated, predicted, run, train
-from ranking.config import ClickConfig, RankingConfig
+from ranking.config import ClickConfig, DlrmConfig, NetworkConfig, RankingConfig
 
 NUM_IDS = {"C1": 5, "C2": 5, "C3": 23}
 NUM_ROWS = {"train": 2_000, "valid": 500, "test": 500}
 VOCABULARY = {"number": 1, "sha256": "0" * 64}
-CLICKS = ClickConfig(
-    embedding_dim=4, bottom_units=(8,), top_units=(16,), batch_size=64, max_epochs=12, table_learning_rate=0.05
-)
-CONFIG = RankingConfig(clicks=CLICKS)
+NETWORK = NetworkConfig(embedding_dim=4, dropout=0, dlrm=DlrmConfig(bottom_units=(8,), top_units=(16,)))
+CLICKS = ClickConfig(batch_size=64, max_epochs=12, table_learning_rate=0.05)
+CONFIG = RankingConfig(network=NETWORK, clicks=CLICKS)
 
 
 def rows(num_rows: int, random: np.random.Generator, learnable: bool) -> pa.Table:
@@ -103,7 +102,7 @@ def test_the_artifact_says_what_was_reached_and_on_which_vocabulary(ranking: Art
 
 def test_the_saved_and_the_exported_model_are_the_best_one(etl: Artifact, ranking: Artifact):
     valid = part(etl, "valid")
-    model = ClickDlrm(click_schema(etl), CLICKS, part(etl, "train").statistics)
+    model = ClickRanker(click_schema(etl), NETWORK, part(etl, "train").statistics, CLICKS.l2)
     model.load_state_dict(load_file(ranking.file("model.safetensors")))
     assert evaluated(model, valid)["valid_log_loss"] == pytest.approx(ranking.metrics["valid_log_loss"], rel=1e-6)
     session = onnxruntime.InferenceSession(str(ranking.file("ranker.onnx")))
@@ -114,7 +113,7 @@ def test_the_saved_and_the_exported_model_are_the_best_one(etl: Artifact, rankin
 
 
 def test_equal_inputs_and_seed_give_an_equal_artifact(etl: Artifact, tmp_path: Path):
-    config = RankingConfig(clicks=replace(CLICKS, max_epochs=2, dropout=0.2))
+    config = RankingConfig(network=replace(NETWORK, dropout=0.2), clicks=replace(CLICKS, max_epochs=2))
     one, two = ranked(etl, tmp_path / "one", config), ranked(etl, tmp_path / "two", config)
     other = ranked(etl, tmp_path / "other", config, seed=1)
     assert one.content_hash == two.content_hash
@@ -125,7 +124,7 @@ def test_equal_inputs_and_seed_give_an_equal_artifact(etl: Artifact, tmp_path: P
 
 def test_where_there_is_nothing_to_learn_it_stays_at_the_click_rate(tmp_path: Path):
     etl = etl_artifact(tmp_path / "etl", learnable=False)
-    config = RankingConfig(clicks=replace(CLICKS, learning_rate=0.1, table_learning_rate=0.5, l2=0.0))
+    config = RankingConfig(network=NETWORK, clicks=replace(CLICKS, learning_rate=0.1, table_learning_rate=0.5, l2=0.0))
     artifact = ranked(etl, tmp_path / "ranking", config)
     assert artifact.metrics["best_epoch"] == 0 and artifact.metrics["valid_auc"] == 0.5
 
@@ -152,7 +151,7 @@ def test_the_logistic_regression_finds_the_minimum_that_scipy_finds(etl: Artifac
 
 
 def test_a_run_that_diverges_says_so(etl: Artifact, tmp_path: Path):
-    config = RankingConfig(clicks=replace(CLICKS, learning_rate=1e30))
+    config = RankingConfig(network=NETWORK, clicks=replace(CLICKS, learning_rate=1e30))
     with pytest.raises(DivergedError, match=r"epoch 1 ended with .*lower ranking\.clicks\.learning_rate"):
         ranked(etl, tmp_path / "ranking", config)
 

@@ -1,4 +1,4 @@
-"""The DLRM: its interaction, its two ways to score, what it starts from, and its export."""
+"""The ranker: its interaction, its two ways to score, what it starts from, and its export."""
 
 import numpy as np
 import onnxruntime
@@ -8,18 +8,18 @@ from merlin.models.torch.blocks.dlrm import DLRMInteraction
 from safetensors.torch import load_file, save_file
 
 from features.batches import Batch, FeatureTables
-from ranking.config import DlrmConfig
-from ranking.dlrm import (
+from ranking.config import DlrmConfig, NetworkConfig
+from ranking.export import example_batch, export_ranker
+from ranking.pair_features import (
     RETRIEVAL_ONLY,
     RETRIEVAL_SCORE,
     SCORES,
     TWO_TOWER_SCORE,
-    Dlrm,
     is_per_candidate,
     ranker_schema,
     source_feature,
 )
-from ranking.export import example_batch, export_ranker
+from ranking.ranker import Ranker
 
 SOURCES = ["two_tower", "new_items", "covisitation"]
 
@@ -29,11 +29,11 @@ def tables(opened) -> FeatureTables:
     return FeatureTables(opened("etl"))
 
 
-def made(tables: FeatureTables, seed: int = 0, trained: bool = True) -> Dlrm:
+def made(tables: FeatureTables, seed: int = 0, trained: bool = True) -> Ranker:
     """A model with random weights; `trained` gives the last layer some too, which it starts without."""
     torch.manual_seed(seed)
-    config = DlrmConfig(embedding_dim=8, bottom_units=(16,), top_units=(32, 16))
-    model = Dlrm(ranker_schema(tables.schema, SOURCES), config)
+    config = NetworkConfig(embedding_dim=8, dlrm=DlrmConfig(bottom_units=(16,), top_units=(32, 16)))
+    model = Ranker(ranker_schema(tables.schema, SOURCES), config)
     model.score_candidates(example_batch(tables.schema, SOURCES))
     if trained:
         torch.nn.init.normal_(model.output.weight)

@@ -9,11 +9,11 @@ import torch
 from merlin.schema import ColumnSchema, Schema, Tags
 
 from ranking.clicks.checks import PartStatistics
-from ranking.clicks.dlrm import ClickDlrm
 from ranking.clicks.logistic import ClickLogistic
 from ranking.clicks.model import ClickModel
+from ranking.clicks.ranker import ClickRanker
 from ranking.clicks.train import export_clicks
-from ranking.config import ClickConfig
+from ranking.config import DlrmConfig, NetworkConfig
 
 NUM_IDS = {"C1": 5, "C2": 9, "C3": 4}
 SCHEMA = Schema(
@@ -31,13 +31,13 @@ SCHEMA = Schema(
 )
 COUNTS = np.arange(18)
 FITTED = PartStatistics(num_rows=50, num_clicks=10, id_count_W=COUNTS)
-CONFIG = ClickConfig(embedding_dim=4, bottom_units=(6,), top_units=(8, 5), l2=3.0)
+CONFIG = NetworkConfig(embedding_dim=4, dropout=0, dlrm=DlrmConfig(bottom_units=(6,), top_units=(8, 5)))
 
 
 def models(trained: bool = True) -> list[ClickModel]:
     """Both models; `trained` gives all weights random values."""
     torch.manual_seed(0)
-    made = [ClickDlrm(SCHEMA, CONFIG, FITTED), ClickLogistic(SCHEMA, FITTED, l2=3.0)]
+    made = [ClickRanker(SCHEMA, CONFIG, FITTED, l2=3.0), ClickLogistic(SCHEMA, FITTED, l2=3.0)]
     for parameter in [parameter for model in made for parameter in model.parameters() if trained]:
         torch.nn.init.normal_(parameter, std=0.5)
     return [model.eval() for model in made]
@@ -67,10 +67,10 @@ def test_the_dlrm_is_the_papers_formula():
             inputs = np.maximum(inputs @ state[f"{layer}.weight"].T + state[f"{layer}.bias"], 0)
         return inputs
 
-    bottom = mlp(np.stack([batch["I1"], batch["I2"]], axis=1), "bottom")
+    bottom = mlp(np.stack([batch["I1"], batch["I2"]], axis=1), "network.bottom")
     vectors = [bottom, *(table[batch[name].numpy()] for name, table in tables(model).items())]
     crossed = [(vectors[i] * vectors[j]).sum(1) for i in range(4) for j in range(i + 1, 4)]
-    top = mlp(np.concatenate([bottom, np.stack(crossed, axis=1)], axis=1), "top")
+    top = mlp(np.concatenate([bottom, np.stack(crossed, axis=1)], axis=1), "network.top")
     expected = (top @ state["output.weight"].T + state["output.bias"])[:, 0]
     np.testing.assert_allclose(model(batch).numpy(), expected, rtol=1e-4, atol=1e-5)
 
@@ -97,7 +97,7 @@ def test_an_epoch_charges_each_id_of_the_train_part_once():
     batches = [{name: values[begin : begin + 10] for name, values in rows.items()} for begin in range(0, 50, 10)]
     present = np.concatenate(list(counts.values())) > 0
     torch.manual_seed(0)
-    dlrm, logistic = ClickDlrm(SCHEMA, CONFIG, fitted), ClickLogistic(SCHEMA, fitted, l2=3.0)
+    dlrm, logistic = ClickRanker(SCHEMA, CONFIG, fitted, l2=3.0), ClickLogistic(SCHEMA, fitted, l2=3.0)
     torch.nn.init.normal_(logistic.id_weights.weight)
     torch.nn.init.normal_(logistic.number_weights.weight)
     squares = np.concatenate([np.square(table).sum(1) for table in tables(dlrm).values()])
