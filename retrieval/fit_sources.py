@@ -86,8 +86,9 @@ def fit_stage(
         if not getattr(config, kind.name):
             continue
         trials, best, best_recall = [], None, -1.0
+        learned: dict[tuple, FittedSource] = {}
         for settings in kind.settings(past):
-            one = settings.fit(sample)
+            one = _fitted(settings, sample, learned)
             recall = _recall(one, few, recall_at)
             trials.append(settings_of(one) | {"recall": recall})
             if recall > best_recall:
@@ -122,6 +123,14 @@ def stage_of(config: SourcesConfig, index: ItemIndex, past: Past, fitted: Sequen
     sources = (*searched, *fitted)
     quotas = tuple(getattr(config, source.name) for source in sources)
     return CandidateStage(sources, quotas, Merge((1.0,) * len(sources)))
+
+
+def _fitted(settings: FittedSource, past: Past, learned: dict[tuple, FittedSource]) -> FittedSource:
+    """A source fitted with its settings; what one learned whose scoring alone differs is in `learned`, which grows."""
+    key = tuple(pair for pair in settings_of(settings).items() if pair[0] not in settings.scoring)
+    if key not in learned:
+        learned[key] = settings.fit(past)
+    return replace(learned[key], **{name: getattr(settings, name) for name in settings.scoring})
 
 
 def _recall(source: FittedSource, asked: Asked, recall_at: int) -> float:

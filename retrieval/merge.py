@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from scipy.optimize import minimize
 
@@ -63,18 +64,14 @@ class Merge:
         """
         num_users, num_sources, width = proposed_BSQ.shape
         row_BN = proposed_BSQ.reshape(num_users, num_sources * width)
-        source_N = np.repeat(np.arange(num_sources), width)
-        reciprocal_N = np.tile(OFFSET / (OFFSET + np.arange(width)), num_sources).astype(np.float32)
+        reciprocal_Q = reciprocal_rank(np.arange(width)).astype(np.float32)
         merged = Merged(
             np.full((len(row_BN), num), NO_ITEM, np.int64),
             np.zeros((len(row_BN), num), np.float32),
             np.zeros((len(row_BN), num, num_sources), np.float32),
         )
         for user, row_N in enumerate(row_BN):
-            filled = row_N != NO_ITEM
-            item, place = np.unique(row_N[filled], return_inverse=True)
-            said = np.zeros((len(item), num_sources), np.float32)
-            said[place, source_N[filled]] = reciprocal_N[filled]
+            item, said = _said(row_N, width, num_sources, reciprocal_Q)
             score = said @ np.asarray(self.weights, np.float32)
             order = self._order(score, said)[:num]
             merged.row_BK[user, : len(order)] = item[order]
@@ -93,6 +90,27 @@ class Merge:
         latest = np.ceil(number / self.share - 1e-9) - number
         place = np.arange(len(order), dtype=np.float64)
         return order[np.argsort(np.where(is_reserved, np.minimum(place, latest - 0.5), place), kind="stable")]
+
+
+def reciprocal_rank(rank: np.ndarray) -> np.ndarray:
+    """In (0, 1]; rank 0 is the best."""
+    return OFFSET / (OFFSET + rank)
+
+
+@numba.njit(nogil=True, cache=True)
+def _said(row_N, width, num_sources, reciprocal_Q):
+    """Distinct items of one user's proposals, ascending, and the reciprocal rank of each at every source, else 0."""
+    item_P = np.empty(len(row_N), np.int64)
+    said_PS = np.zeros((len(row_N), num_sources), np.float32)
+    num = 0
+    for place in np.argsort(row_N, kind="mergesort"):
+        if row_N[place] == NO_ITEM:
+            continue
+        if not num or item_P[num - 1] != row_N[place]:
+            item_P[num] = row_N[place]
+            num += 1
+        said_PS[num - 1, place // width] = reciprocal_Q[place % width]
+    return item_P[:num], said_PS[:num]
 
 
 def side_by_side(proposals: Sequence[Proposals]) -> np.ndarray:
@@ -146,5 +164,5 @@ def _pairs(proposals: Sequence[Proposals]) -> tuple[np.ndarray, np.ndarray, np.n
     key_P = np.unique(np.concatenate(keys))
     said_PS = np.zeros((len(key_P), len(proposals)))
     for source, (key, (_, rank)) in enumerate(zip(keys, places, strict=True)):
-        said_PS[np.searchsorted(key_P, key), source] = OFFSET / (OFFSET + rank)
+        said_PS[np.searchsorted(key_P, key), source] = reciprocal_rank(rank)
     return *np.divmod(key_P, stride), said_PS

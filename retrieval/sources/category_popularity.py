@@ -39,6 +39,7 @@ class CategoryPopularity:
     parts_VM: sparse.csr_matrix = field(default_factory=lambda: sparse.csr_matrix((0, 0), dtype=np.float32))
     """Each popular item's part of the value's popularity."""
     name: ClassVar[str] = "category_popularity"
+    scoring: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def settings(cls, past: Past) -> Sequence[Self]:

@@ -11,7 +11,8 @@ import numpy as np
 from scipy import sparse
 
 from retrieval.sources.neighbours import strongest_neighbours
-from retrieval.sources.source import Past, Proposals, Users, best_of_rows, matrix_arrays, square_matrix
+from retrieval.sources.source import Past, Proposals, Users, fading, matrix_arrays, square_matrix
+from retrieval.sources.votes import best_by_votes
 
 # B users  I items  M neighbours kept
 LAST_N = 100
@@ -36,6 +37,7 @@ class Covisitation:
     """Weight of an item of the history beside that of the next newer one."""
     similarity: sparse.csr_matrix = field(default_factory=lambda: sparse.csr_matrix((0, 0), dtype=np.float32))
     name: ClassVar[str] = "covisitation"
+    scoring: ClassVar[tuple[str, ...]] = ("decay",)
 
     @classmethod
     def settings(cls, past: Past) -> Sequence[Self]:
@@ -54,8 +56,8 @@ class Covisitation:
         return replace(self, similarity=strongest_neighbours(scaled.tocsr(), NUM_NEIGHBOURS))
 
     def propose(self, users: Users, k: int) -> Proposals:
-        votes = users.votes(self.similarity.shape[0], LAST_N, self.decay)
-        return best_of_rows((votes @ self.similarity).tocsr(), users.forbidden_BS, k)
+        history_BN = users.history_BN[:, :LAST_N]
+        return best_by_votes(history_BN, fading(history_BN, self.decay), self.similarity, users.forbidden_BS, k)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -10,7 +10,8 @@ import numpy as np
 from scipy import linalg, sparse
 
 from retrieval.sources.neighbours import largest_of_rows
-from retrieval.sources.source import Past, Proposals, Users, best_of_rows, matrix_arrays, square_matrix
+from retrieval.sources.source import Past, Proposals, Users, fading, matrix_arrays, square_matrix
+from retrieval.sources.votes import best_by_votes
 
 # I items  L items of the model
 NUM_NEIGHBOURS = 400
@@ -30,6 +31,7 @@ class Linear:
     weights: sparse.csr_matrix = field(default_factory=lambda: sparse.csr_matrix((0, 0), dtype=np.float32))
     """[I, I] the entries of B of the largest size."""
     name: ClassVar[str] = "linear"
+    scoring: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def settings(cls, past: Past) -> Sequence[Self]:
@@ -55,9 +57,8 @@ class Linear:
         return replace(self, weights=spread)
 
     def propose(self, users: Users, k: int) -> Proposals:
-        votes = users.votes(self.weights.shape[0], users.history_BN.shape[1], 1.0)
-        votes.data[:] = 1.0  # an item counts once
-        return best_of_rows((votes @ self.weights).tocsr(), users.forbidden_BS, k)
+        weight_N = fading(users.history_BN, 1.0)
+        return best_by_votes(users.history_BN, weight_N, self.weights, users.forbidden_BS, k, repeats_count=False)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

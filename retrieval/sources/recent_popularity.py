@@ -43,6 +43,7 @@ class RecentPopularity:
     edges: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Number among the traits -> where its bins begin, but for the first."""
     name: ClassVar[str] = "recent_popularity"
+    scoring: ClassVar[tuple[str, ...]] = ("strength",)
 
     @classmethod
     def settings(cls, past: Past) -> Sequence[Self]:

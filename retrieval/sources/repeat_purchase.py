@@ -21,6 +21,7 @@ class RepeatPurchase:
     decay: float = 0.9
     num_items: int = 0
     name: ClassVar[str] = "repeat_purchase"
+    scoring: ClassVar[tuple[str, ...]] = ("decay",)
 
     @classmethod
     def settings(cls, past: Past) -> Sequence[Self]:

@@ -12,7 +12,8 @@ from scipy import sparse
 
 from features.item_content import content_vectors
 from retrieval.sources.neighbours import largest_of_rows
-from retrieval.sources.source import Past, Proposals, Users, best_of_rows, matrix_arrays, square_matrix
+from retrieval.sources.source import Past, Proposals, Users, fading, matrix_arrays, square_matrix
+from retrieval.sources.votes import best_by_votes
 
 # B users  I items  F values and terms  M neighbours kept
 NUM_NEIGHBOURS = 100
@@ -38,6 +39,7 @@ class SimilarContent:
     """Weight of an item of the history beside that of the next newer one."""
     similarity: sparse.csr_matrix = field(default_factory=lambda: sparse.csr_matrix((0, 0), dtype=np.float32))
     name: ClassVar[str] = "similar_content"
+    scoring: ClassVar[tuple[str, ...]] = ("decay",)
 
     @classmethod
     def settings(cls, past: Past) -> Sequence[Self]:
@@ -66,8 +68,8 @@ class SimilarContent:
         return replace(self, similarity=sparse.csr_matrix(spread @ of_had))
 
     def propose(self, users: Users, k: int) -> Proposals:
-        votes = users.votes(self.similarity.shape[0], users.history_BN.shape[1], self.decay)
-        return best_of_rows((votes @ self.similarity).tocsr(), users.forbidden_BS, k)
+        weight_N = fading(users.history_BN, self.decay)
+        return best_by_votes(users.history_BN, weight_N, self.similarity, users.forbidden_BS, k)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -107,7 +107,7 @@ class Users:
         """[B, I] each user's last items, the newest with weight 1, each older one with `decay` of the one before."""
         history_BN = self.history_BN[:, :last_n]
         user, place = np.nonzero(history_BN != NO_ITEM)
-        weight = (decay**place).astype(np.float32)
+        weight = fading(history_BN, decay)[place]
         return sparse.csr_matrix((weight, (user, history_BN[user, place])), (len(self), num_items))
 
 
@@ -145,6 +145,8 @@ class FittedSource(CandidateSource, Protocol):
     """A dataclass of settings, and of arrays that it learned; a file of arrays carries it to serving."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    scoring: ClassVar[tuple[str, ...]]
+    """Settings that only `propose` reads: what was learned with others of them serves as well."""
 
     @classmethod
     def settings(cls, past: Past) -> Sequence[Self]:
@@ -185,6 +187,11 @@ def csr_of(arrays: Mapping[str, np.ndarray], num_columns: int, prefix: str = "")
 
 def square_matrix(arrays: Mapping[str, np.ndarray]) -> sparse.csr_matrix:
     return csr_of(arrays, len(arrays["indptr"]) - 1)
+
+
+def fading(history_BN: np.ndarray, decay: float) -> np.ndarray:
+    """[N] float32 weight of each place of a history: 1 for the newest, `decay` of the one before for each older one."""
+    return (decay ** np.arange(history_BN.shape[1])).astype(np.float32)
 
 
 def best_of_columns(score_BM: np.ndarray, item_M: np.ndarray, forbidden_BS: np.ndarray, k: int) -> Proposals:

@@ -143,3 +143,16 @@ def test_a_past_in_which_nothing_happened_proposes_nothing(past: Past, users: Us
         if kind.name == "repeat_purchase":  # it learns nothing: what the users had is theirs to bring
             continue
         assert (proposals.row_BK == NO_ITEM).all()
+
+
+@every_fitted_source
+def test_what_was_learned_serves_every_setting_that_only_scoring_reads(kind, past: Past, users: Users):
+    for settings in kind.settings(past):
+        first = next(one for one in kind.settings(past) if learns_alike(one, settings))
+        taken_over = replace(first.fit(past), **{name: getattr(settings, name) for name in kind.scoring})
+        assert settings_of(taken_over) == settings_of(settings)
+        assert_same(taken_over.propose(users, K), settings.fit(past).propose(users, K))
+
+
+def learns_alike(one, other) -> bool:
+    return {**settings_of(one), **dict.fromkeys(one.scoring)} == {**settings_of(other), **dict.fromkeys(one.scoring)}
