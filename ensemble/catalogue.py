@@ -29,7 +29,7 @@ class Catalogue:
         there = pq.read_schema(path).names
         table = pq.read_table(path, columns=[*_STATE, *(name for name in feature_names if name in there)])
         self._raw_id = table["raw_id"]
-        self._features = {name: _array(table[name]) for name in table.column_names if name not in _STATE}
+        self._features = {name: array_of(table[name]) for name in table.column_names if name not in _STATE}
         num_recent_events, num_events = (table[name].to_numpy() for name in ("num_recent_events", "num_events"))
         self.by_popularity = np.lexsort((np.arange(len(table)), -num_events, -num_recent_events))
         """[I] item rows, most popular first: by recent events, then by all events, then by row."""
@@ -71,8 +71,9 @@ class Catalogue:
 
 def load_item_vectors(path: Path) -> np.ndarray:
     """[I, D] float32, from the retrieval stage's `item_vectors.parquet`."""
-    return _array(pq.read_table(path, columns=["vector"])["vector"])
+    return array_of(pq.read_table(path, columns=["vector"])["vector"])
 
 
-def _array(column: pa.ChunkedArray) -> np.ndarray:
+def array_of(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as [rows], or as [rows, length] where it has lists of a fixed length."""
     return matrix_of(column) if pa.types.is_fixed_size_list(column.type) else column.to_numpy()

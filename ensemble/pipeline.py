@@ -31,7 +31,7 @@ class Pipeline:
     def __init__(self, ensemble: Ensemble, as_of: int) -> None:
         self._ensemble = ensemble
         self._runtime = Runtime(ChainExecutor())
-        self._as_of = as_of
+        self.as_of = as_of
 
     @classmethod
     def load(cls, version_folder: Path) -> Pipeline:
@@ -83,7 +83,7 @@ class Pipeline:
                 "user": request.user_id,
                 "k": request.k,
                 "exclude": _padded(request.exclude),
-                "timestamp": np.where(request.timestamp == FEATURE_TIME, self._as_of, request.timestamp),
+                "timestamp": np.where(request.timestamp == FEATURE_TIME, self.as_of, request.timestamp),
                 "with_candidates": np.full(len(request), request.with_candidates),
             }
         )

@@ -48,4 +48,4 @@ class EtlConfig:
     """The moment up to which serving knows the users: the start of the test period (so that `evaluate` is honest),
     or the end of the log (to go live)."""
     impressions: ImpressionsConfig = ImpressionsConfig()
-    """Impressions; the keys above this one do not apply to them."""
+    """Impressions; of the keys above only `split` and `list_max_length` apply to them."""

@@ -36,14 +36,7 @@ class PooledEmbeddingTable(EmbeddingTable):
 
     def forward_bag(self, inputs: torch.Tensor, offsets: torch.Tensor | None = None) -> torch.Tensor:
         table = cast(nn.Embedding, self.table)
-        if torch.onnx.is_in_onnx_export():
-            # embedding_bag with a padding index has no ONNX form; this is the same mean, written out.
-            real_BL1 = (inputs != PADDING).unsqueeze(-1).to(table.weight.dtype)
-            sum_BD = (table(inputs) * real_BL1).sum(1)
-            return sum_BD / real_BL1.sum(1).clamp(min=1)
-        if table.sparse and table.weight.requires_grad and torch.is_grad_enabled():
-            return cast(torch.Tensor, _SparseMean.apply(table.weight, inputs, self.row_sums))
-        return nn.functional.embedding_bag(inputs, table.weight, mode="mean", padding_idx=PADDING)
+        return mean_without_padding(table.weight, inputs, self.row_sums if table.sparse else None)
 
     def sequence(self, row_BL: torch.Tensor) -> torch.Tensor:
         """[B, L, D] the vectors of lists one by one; what stands at padding is never trained."""
@@ -51,6 +44,24 @@ class PooledEmbeddingTable(EmbeddingTable):
         if torch.onnx.is_in_onnx_export():  # a padding index has no ONNX form, and only matters to the gradient
             return nn.functional.embedding(row_BL, table.weight)
         return nn.functional.embedding(row_BL, table.weight, padding_idx=PADDING, sparse=table.sparse)
+
+
+def mean_without_padding(
+    weight_RD: torch.Tensor, row_BL: torch.Tensor, row_sums: RowSums | None = None
+) -> torch.Tensor:
+    """[B, D] means over lists without their padding; zeros where a list has nothing else.
+
+    Args:
+        row_sums: of R rows, makes the gradient of the weights a sparse one; None for a dense one.
+    """
+    if torch.onnx.is_in_onnx_export():
+        # embedding_bag with a padding index has no ONNX form; this is the same mean, written out.
+        real_BL1 = (row_BL != PADDING).unsqueeze(-1).to(weight_RD.dtype)
+        sum_BD = (nn.functional.embedding(row_BL, weight_RD) * real_BL1).sum(1)
+        return sum_BD / real_BL1.sum(1).clamp(min=1)
+    if row_sums and weight_RD.requires_grad and torch.is_grad_enabled():
+        return cast(torch.Tensor, _SparseMean.apply(weight_RD, row_BL, row_sums))
+    return nn.functional.embedding_bag(row_BL, weight_RD, mode="mean", padding_idx=PADDING)
 
 
 class _SparseMean(torch.autograd.Function):

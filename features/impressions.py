@@ -1,49 +1,58 @@
 """Stage `etl` for impressions, rows with a label such as Criteo's: raw files -> encoded examples.
 
-Parts: `examples/{train,valid,test}/` (the label, numbers as normalised logarithms, categories as ids),
-`raw/{train,valid,test}/` (the rows as they were read, for an append), `workflows/impressions`, `schema.json`,
-`vocabulary.json`, `quarantine.parquet`.
+Parts: `examples/{train,valid,test}/` (the label, numbers as normalised logarithms, categories as ids, lists as ids
+padded to one length, and the number of whoever saw the row, if the log says it), `raw/{train,valid,test}/` (the rows as
+they were read, for an append), `workflows/impressions`, `schema.json`, `vocabulary.json`, `quarantine.parquet`.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import nvtabular as nvt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from merlin.schema import Tags
+from merlin.schema import Schema, Tags
 from nvtabular import ops
 
 from features import executor, vocabulary
 from features.artifact import Artifact, ArtifactWriter
 from features.cluster import Cluster
-from features.config import ImpressionsConfig
+from features.config import EtlConfig, ImpressionsConfig
+from features.impressions_as_of import GROUP, as_of_names, derive
+from features.impressions_history import append_history, with_history
 from features.logs import LogError
-from features.logs.criteo import CRITEO_COLUMNS, CriteoConfig, criteo_blocks, criteo_files
-from features.logs.impressions import ImpressionBlock, ImpressionColumns
+from features.logs.criteo import CRITEO_COLUMNS
+from features.logs.impressions import ImpressionBlock, ImpressionColumns, ImpressionLog
 from features.logs.quarantine import Quarantine
+from features.ops.calendar import Calendar
 from features.ops.categorify import Categorify
 from features.ops.count_encoding import CountEncoding
 from features.ops.log_normalize import LogNormalize
+from features.ops.pad_list import PadList
+from features.ops.signed_log_normalize import SignedLogNormalize
 from features.ops.target_encoding import TargetEncoding
 from features.partitions import ROWS_PER_PART, ParquetParts
 from features.schema import save_schema
-from features.split import PART_NAMES, TEST, TRAIN, VALID
+from features.split import PART_NAMES
 
+__all__ = ["CRITEO_COLUMNS", "ConstantLabelError", "impression_workflow", "run"]
 WORKFLOW = "impressions"
 
 
+class ConstantLabelError(LogError):
+    """All rows of a part have the same label."""
+
+
 def run(
-    config: ImpressionsConfig,
-    data: CriteoConfig,
-    append: Sequence[str],
+    config: EtlConfig,
+    log: ImpressionLog,
     max_quarantined_share: float,
     writer: ArtifactWriter,
     cluster: Cluster,
@@ -53,109 +62,109 @@ def run(
     """Write the etl artifact of an impression log.
 
     Args:
-        append: later files or folders, in order.
+        config: `impressions` and `list_max_length` apply.
         max_quarantined_share: largest share of unreadable rows.
-        before: the artifact of the log's first part; its rows are not read again, and its categories keep their ids.
-        num_known: sources (the log, then each append) that `before` has.
+        before: the artifact of the log's first sources; its categories keep their ids, and its rows are not read again
+            if the log keeps its parts.
+        num_known: sources of the log that `before` has.
     Returns: the files of raw rows that were read now, without those that `before` had.
-    Raises: LogError if the files cannot be used.
+    Raises: LogError if the files cannot be used; ConstantLabelError; SplitError.
     """
     raw = writer.path / "raw"
     quarantine, rows_read = Quarantine(), 0
     parts = _Parts(raw)
-    if before is not None:
-        parts.take_over(before, as_train=data.split == "days")
+    if before is not None and log.keeps_parts:
+        parts.take_over(before, as_train=log.earlier_train)
         rows_read = before.metrics["rows_read"]["impressions"]
         quarantine.extend(pq.read_table(before.file("quarantine.parquet")))
-    for number in range(num_known, 1 + len(append)):
-        is_last = number == len(append)
-        blocks = _blocks(data, append[number - 1] if number else None, is_last, quarantine)
-        rows_read += parts.write(blocks)
-    _check(parts, quarantine, rows_read, max_quarantined_share, data)
+    rows_read += parts.write(log.blocks(num_known if log.keeps_parts else 0, quarantine))
+    _check(parts, quarantine, rows_read, max_quarantined_share, log, raw)
     known = vocabulary.of_artifact(before)
     with TemporaryDirectory(prefix="cascade-etl-") as scratch:
-        workflow = impression_workflow(config, CRITEO_COLUMNS, known.columns, Path(scratch))
-        sources = {name: ParquetParts.of(sorted((raw / name).glob("*.parquet"))) for name in PART_NAMES.values()}
+        workflow = impression_workflow(
+            config.impressions, log.columns, known.columns, Path(scratch), config.list_max_length
+        )
+        files = {name: sorted((raw / name).glob("*.parquet")) for name in PART_NAMES.values()}
+        if log.columns.group is not None or log.columns.as_of:
+            files = derive(log.columns, files, config.impressions.smoothing, Path(scratch) / "derived")
+        sources = {name: ParquetParts.of(paths) for name, paths in files.items()}
         executor.fit(workflow, sources["train"], cluster)
         num_rows = {}
         for name, source in sources.items():
             written = executor.write_parts(workflow, source, writer.path / "examples" / name, cluster)
             writer.rows |= {f"examples/{name}/{file}": rows for file, rows in written.items()}
             num_rows[name] = sum(written.values())
+        if log.columns.history_of is not None:
+            append_history(log.columns, files, writer.path / "examples")
         workflow.save(str(writer.path / "workflows" / WORKFLOW))
     writer.volatile += ["workflows/*/workflow.pkl", "workflows/*/metadata.json"]
     values = vocabulary.of_workflow(workflow)
-    version = vocabulary.write(writer, values, 1 + len(append))
-    save_schema(workflow.output_schema, writer.path / "schema.json")
+    version = vocabulary.write(writer, values, log.num_sources)
+    schema = Schema([column for column in workflow.output_schema if column.name != GROUP])
+    schema = with_history(schema, log.columns) if log.columns.history_of is not None else schema
+    save_schema(schema, writer.path / "schema.json")
     pq.write_table(quarantine.to_table(), writer.path / "quarantine.parquet")
+    split = log.split()
     writer.metrics |= {
         "kind": "impressions",
         "rows_read": {"impressions": rows_read},
         "rows_quarantined": len(quarantine.rows),
         "num_impressions": num_rows,
         "num_categories": {name: len(column) for name, column in sorted(values.items())},
+        "group": None if log.columns.group is None else {"of": log.columns.group, "column": GROUP},
         "vocabulary": version,
     }
+    if split is not None:
+        writer.metrics |= {"valid_from": split.valid_from, "test_from": split.test_from}
     return parts.read_now
 
 
 def impression_workflow(
-    config: ImpressionsConfig, columns: ImpressionColumns, known: Mapping[str, pa.Array], storage: Path
+    config: ImpressionsConfig,
+    columns: ImpressionColumns,
+    known: Mapping[str, pa.Array],
+    storage: Path,
+    list_max_length: int = 8,
 ) -> nvt.Workflow:
-    """Label, numbers and categories of impressions.
+    """Label, numbers, categories and lists of impressions.
 
     Args:
         known: column -> values that have an id already.
         storage: folder for the vocabularies until the workflow is saved.
+        list_max_length: elements kept of each list.
     """
-    categories = Categorify(
-        freq_threshold=config.min_frequency,
-        max_size=config.max_categories,
-        vocabulary={name: known[name] for name in columns.categorical if name in known} or None,
-        out_path=str(storage),
-        dtype=np.int32,
-    )
+    context = ops.AddTags([Tags.CONTEXT])
     nodes = [columns.label] >> ops.AddTags([Tags.TARGET, Tags.BINARY_CLASSIFICATION])
-    nodes = nodes + (list(columns.continuous) >> LogNormalize() >> ops.AddTags([Tags.CONTEXT]))
-    nodes = nodes + (list(columns.categorical) >> categories >> ops.AddTags([Tags.CONTEXT]))
+    if columns.continuous:
+        nodes = nodes + (list(columns.continuous) >> LogNormalize() >> context)
+    if real := [*columns.real, *as_of_names(columns)]:
+        nodes = nodes + (real >> SignedLogNormalize() >> context)
+    if categorical := [name for name in columns.categorical if name not in columns.hidden]:
+        nodes = nodes + (categorical >> _encoded(config, categorical, known, storage) >> context)
+    for name in columns.lists:
+        nodes = nodes + ([name] >> _encoded(config, [name], known, storage) >> PadList(list_max_length) >> context)
+    if columns.calendar:
+        nodes = nodes + (["timestamp"] >> Calendar())
     for name in config.count_encoded:
-        nodes = nodes + ([name] >> CountEncoding() >> LogNormalize() >> ops.AddTags([Tags.CONTEXT]))
+        nodes = nodes + ([name] >> CountEncoding() >> LogNormalize() >> context)
     for name in config.target_encoded:
         rate = TargetEncoding(columns.label, kfold=config.folds, p_smooth=config.smoothing)
-        nodes = nodes + ([name] >> rate >> ops.AddTags([Tags.CONTEXT]))
+        nodes = nodes + ([name] >> rate >> context)
+    if columns.group is not None:
+        nodes = nodes + ([GROUP] >> ops.AddTags([Tags.ID]))
     return nvt.Workflow(nodes)
 
 
-def later(data: CriteoConfig, path: str) -> CriteoConfig:
-    """How later files are read: each row falls where `data.split` says."""
-    return replace(data, train=path, valid=None, test=None, split="random")
-
-
-def _blocks(data: CriteoConfig, append: str | None, is_last: bool, quarantine: Quarantine) -> Iterator[ImpressionBlock]:
-    """The rows of one source; with split "days" only the last source validates and tests."""
-    if append is None:
-        for block in criteo_blocks(data, quarantine):
-            yield block if is_last or data.split != "days" else replace(block, part=np.full_like(block.part, TRAIN))
-        return
-    from_later = later(data, append)
-    if data.split == "random":
-        yield from criteo_blocks(from_later, quarantine)
-        return
-    files = [str(path) for path in criteo_files(from_later)]
-    halves = _halves(from_later, files[-1]) if data.split == "days" and is_last else None
-    row = 0
-    for block in criteo_blocks(from_later, quarantine):
-        part = np.full_like(block.part, TRAIN)
-        if halves is not None and block.file == files[-1]:
-            part = np.where(np.arange(row, row + len(part)) < halves, VALID, TEST).astype(part.dtype)
-            row += len(part)
-        yield replace(block, part=part)
-
-
-def _halves(data: CriteoConfig, file: str) -> int:
-    """Half of the rows of a file that can be used."""
-    blocks = criteo_blocks(replace(data, train=file), Quarantine())
-    return sum(len(block.part) for block in blocks) // 2
+def _encoded(
+    config: ImpressionsConfig, names: Iterable[str], known: Mapping[str, pa.Array], storage: Path
+) -> Categorify:
+    return Categorify(
+        freq_threshold=config.min_frequency,
+        max_size=config.max_categories,
+        vocabulary={name: known[name] for name in names if name in known} or None,
+        out_path=str(storage),
+        dtype=np.int32,
+    )
 
 
 class _Parts:
@@ -219,13 +228,23 @@ class _Parts:
         return path
 
 
-def _check(parts: _Parts, quarantine: Quarantine, rows_read: int, max_share: float, data: CriteoConfig) -> None:
-    """Raises: LogError if a part has no rows, or too many rows cannot be read."""
+def _check(
+    parts: _Parts, quarantine: Quarantine, rows_read: int, max_share: float, log: ImpressionLog, folder: Path
+) -> None:
+    """Raises: LogError if a part has no rows, or too many rows cannot be read; ConstantLabelError."""
     from features.logs.checks import check_quarantined_share
 
     check_quarantined_share(quarantine.to_table(), {"impressions": rows_read}, max_share)
     if empty := [name for name, rows in parts.num_rows.items() if not rows]:
         raise LogError(
-            f"data.criteo: no rows to {' and '.join(empty)} with, of {rows_read} rows read from {data.train}; give "
-            "more rows, or change data.criteo.split"
+            f"{log.name}: no rows to {' and '.join(empty)} with, of {rows_read} rows read; give more rows, or change "
+            "how they are split"
         )
+    for name in PART_NAMES.values():
+        labels = [pq.read_table(path, columns=[log.columns.label]) for path in sorted((folder / name).glob("*"))]
+        lowest_and_highest = pc.min_max(pa.concat_tables(labels)[log.columns.label]).as_py()
+        if lowest_and_highest["min"] == lowest_and_highest["max"]:
+            raise ConstantLabelError(
+                f"{log.name}: the label is {lowest_and_highest['min']} in all {parts.num_rows[name]} rows to {name} "
+                "with: nothing can be learned or measured; check which column the label is, and what makes it 1"
+            )

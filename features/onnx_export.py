@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,29 +27,29 @@ class _Named(nn.Module):
         self.function = function
         self.names = names
 
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         return self.function(dict(zip(self.names, tensors, strict=True)))
 
 
 def export_onnx(
     module: nn.Module,
-    function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    function: Callable[[dict[str, torch.Tensor]], torch.Tensor | tuple[torch.Tensor, ...]],
     example: dict[str, torch.Tensor],
     dynamic_axes: dict[str, dict[int, str]],
-    output: str,
+    output: str | Sequence[str],
     path: Path,
 ) -> None:
     """Write `function(inputs)` as an ONNX graph whose inputs carry the names of the dict.
 
     Args:
         module: the module that owns the weights, in eval mode.
-        function: takes a dict of tensors, returns one tensor.
+        function: takes a dict of tensors, returns one tensor, or a tuple of them.
         example: inputs to trace with; also checked against onnxruntime, to 1e-5 of the largest value, or of 1.
         dynamic_axes: as `torch.onnx.export` takes it.
-        output: name of the output.
+        output: name of the output, or one for each.
     Raises: OnnxMismatchError if onnxruntime's result differs.
     """
-    names = list(example)
+    names, outputs = list(example), [output] if isinstance(output, str) else list(output)
     wrapped = _Named(module, function, names).eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the classic exporter warns of its own age on every call
@@ -58,24 +58,25 @@ def export_onnx(
             tuple(example.values()),
             str(path),
             input_names=names,
-            output_names=[output],
+            output_names=outputs,
             dynamic_axes=dynamic_axes,
             opset_version=OPSET,
             dynamo=False,  # the new exporter fails on Merlin's blocks
         )
-        expected = wrapped(*example.values()).numpy()
-    difference = np.abs(_run(path, example) - expected).max(initial=0.0)
-    difference /= np.abs(expected).max(initial=1.0)
-    if not difference <= TOLERANCE:
-        raise OnnxMismatchError(
-            f"{path.name}: onnxruntime differs from torch by {difference:.3g} of the largest value, "
-            f"allowed is {TOLERANCE}"
-        )
+        computed = wrapped(*example.values())
+    expected = computed if isinstance(computed, tuple) else (computed,)
+    for name, ours, theirs in zip(outputs, expected, _run(path, example), strict=True):
+        difference = np.abs(theirs - ours.numpy()).max(initial=0.0) / np.abs(ours.numpy()).max(initial=1.0)
+        if not difference <= TOLERANCE:
+            raise OnnxMismatchError(
+                f"{path.name}: onnxruntime differs from torch in {name!r}, by {difference:.3g} of the largest value; "
+                f"allowed is {TOLERANCE}"
+            )
 
 
-def _run(path: Path, inputs: dict[str, torch.Tensor]) -> np.ndarray:
+def _run(path: Path, inputs: dict[str, torch.Tensor]) -> list[np.ndarray]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     wanted = {node.name for node in session.get_inputs()}
-    return session.run(None, {name: tensor.numpy() for name, tensor in inputs.items() if name in wanted})[0]
+    return session.run(None, {name: tensor.numpy() for name, tensor in inputs.items() if name in wanted})

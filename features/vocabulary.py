@@ -61,12 +61,29 @@ def write(writer: ArtifactWriter, values: Mapping[str, Any], number: int) -> dic
     Returns: the version, {"number", "sha256"}, by which models say what they were trained on.
     """
     arrays = {name: pa.array(column) if isinstance(column, np.ndarray) else column for name, column in values.items()}
+    version = {"number": number, "sha256": _digest(arrays)}
+    document = version | {"num_values": {name: len(arrays[name]) for name in sorted(arrays)}}
+    (writer.path / FILE).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+    return version
+
+
+def has_grown_from(values: Mapping[str, pa.Array], earlier: Mapping[str, Any]) -> bool:
+    """Whether every value of an earlier vocabulary has its id still, so that what was learned of an id holds.
+
+    Args:
+        values: column -> values in id order, of all columns.
+        earlier: the earlier version file's document.
+    """
+    num_values: Mapping[str, int] = earlier["num_values"]
+    if num_values.keys() != values.keys() or any(len(values[name]) < num for name, num in num_values.items()):
+        return False
+    return _digest({name: values[name][:num] for name, num in num_values.items()}) == earlier["sha256"]
+
+
+def _digest(arrays: Mapping[str, pa.Array]) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode())
         for value in arrays[name].to_pylist():
             digest.update(repr(value).encode() + b"\0")
-    version = {"number": number, "sha256": digest.hexdigest()}
-    document = version | {"num_values": {name: len(arrays[name]) for name in sorted(arrays)}}
-    (writer.path / FILE).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
-    return version
+    return digest.hexdigest()

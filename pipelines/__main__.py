@@ -141,6 +141,37 @@ def command_line() -> argparse.ArgumentParser:
     added.add_argument("--json", action="store_true", help="one JSON object an item instead of a table")
 
     added = command(
+        "rank", "write the ranker's score of each pair of user and item in a file, or the click probability of each row"
+    )
+    run_folder(added, None)
+    added.add_argument(
+        "--in",
+        dest="pairs",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a .parquet file with the columns user_id, item_id and, if each pair is to be scored as of a moment, "
+        "timestamp (Unix seconds); for impressions, rows as the run's log has them, with or without the label",
+    )
+    added.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".parquet file to write: the pairs by user and rank, with score, rank and source; for impressions line, "
+        "probability and problem, row by row. A file that is there is replaced when the last row is in the new one",
+    )
+
+    added = command("importance", "how much the ranker relies on each feature: what it loses when that is shuffled")
+    run_folder(added, None)
+    added.add_argument("--out", type=Path, metavar="FILE", help="JSON to write (default: importance.json of the run)")
+    added.add_argument("--repeats", type=int, default=10, help="shuffles of each feature (default: 10)")
+    added.add_argument(
+        "--max-rows", type=int, default=20_000, help="most impressions, or lists, drawn at random (default: 20000)"
+    )
+    added.add_argument("--seed", type=int, default=1, help="seed of draw and shuffles (default: 1)")
+
+    added = command(
         "evaluate", "measure the served pipeline beside tuned baselines, on the test period", overrides=True
     )
     run_folder(added)
@@ -151,11 +182,12 @@ def command_line() -> argparse.ArgumentParser:
     )
     added = command(
         "tune",
-        "search for the settings of a stage with the highest validation recall; it can be stopped and goes on, and "
-        "keeps its trials in the run's folder tune",
+        "search for the settings of a stage that do best on what it was not trained on: recall of candidates, log "
+        "loss of impressions, NDCG of ranked candidates; it can be stopped and goes on, and keeps its trials in the "
+        "run's folder tune",
         overrides=True,
     )
-    added.add_argument("stage", choices=("retrieval",))
+    added.add_argument("stage", choices=("retrieval", "ranking"))
     _config_and_out(added)
     added.add_argument("--trials", type=int, default=30, help="trials in all, earlier ones counted (default: 30)")
     added.add_argument(
@@ -164,13 +196,16 @@ def command_line() -> argparse.ArgumentParser:
     added = command("profile", "what the logs hold: nulls, ranges, duplicates, what was set aside")
     run_folder(added)
     added.add_argument("--html", type=Path, help="write a page with plots here (default: profile.html of the run)")
-    added = command("synth", "write made logs of the H&M or Criteo shape, of any size")
-    added.add_argument("shape", choices=("hm", "criteo"))
+    added = command(
+        "synth",
+        "write made logs of the H&M or Criteo shape, or impressions whose click probabilities are known; of any size",
+    )
+    added.add_argument("shape", choices=("hm", "criteo", "clicks"))
     added.add_argument("--out", type=Path, required=True, help="folder to write; must be empty or not there")
     added.add_argument("--rows", type=int, help="transactions or impressions")
-    added.add_argument("--users", type=int, help="customers (hm)")
-    added.add_argument("--items", type=int, help="articles (hm)")
-    added.add_argument("--format", help="csv, csv.gz or parquet (hm); tsv, tsv.gz or parquet (criteo)")
+    added.add_argument("--users", type=int, help="customers (hm), users (clicks)")
+    added.add_argument("--items", type=int, help="articles (hm), items (clicks)")
+    added.add_argument("--format", help="csv, csv.gz or parquet (hm, clicks); tsv, tsv.gz or parquet (criteo)")
     added.add_argument("--seed", type=int, default=1, help="the same seed, the same bytes (default: 1)")
     command("keys", "list every key of the configuration with its default")
     return parser

@@ -158,6 +158,57 @@ def embeddings(options: Namespace) -> None:
     print(f"wrote {options.out}: {num_rows:,} {options.entity}, vectors of {width} numbers")
 
 
+def rank(options: Namespace) -> None:
+    """Write scores of pairs, or click probabilities."""
+    from pipelines.stages import print_now
+
+    run = _existing_run(options, out_is_run=False)
+    if options.out.suffix != ".parquet":
+        raise CommandError(f"--out must name a .parquet file for the scores, got {options.out}")
+    begun = time.monotonic()
+    if _has_impressions(run):
+        from features.artifact import open_artifact
+        from pipelines.config import load_saved_config
+        from pipelines.rank_clicks import write_probabilities
+        from pipelines.stages import CONFIG_FILE
+
+        adapter = load_saved_config(run / CONFIG_FILE).data.adapter
+        if adapter != "criteo":
+            raise CommandError(
+                f'{run}: was made from data.adapter = "{adapter}"; of impressions, `rank` reads those of "criteo": the '
+                "others may have features as of a moment, which a file of rows does not hold"
+            )
+        etl = open_artifact(run / "etl", "etl")
+        ranking = open_artifact(run / "ranking", "ranking", inputs=[etl])
+        about = {"ranking": ranking.content_hash}
+        foretold = write_probabilities(etl, ranking, options.pairs, options.out, about)
+        print_now(f"wrote {options.out}: {foretold.summary(time.monotonic() - begun)}")
+        if foretold.num_bad:
+            shown = "; ".join(foretold.named)
+            print(f"no probability for {foretold.num_bad:,} rows that cannot be read: {shown}", file=sys.stderr)
+        return
+    from pipelines.rank import write_scores
+
+    about = {"export": _artifact(run, "export").content_hash}
+    scored = write_scores(_repository(run) / "cascade" / "1", options.pairs, options.out, about)
+    print_now(f"wrote {options.out}: {scored.summary(time.monotonic() - begun)}")
+
+
+def importance(options: Namespace) -> None:
+    """Print and write what the ranker relies on."""
+    from features.artifact import open_artifact
+    from pipelines.importance import importance_of_run, print_importance, write_importance
+
+    run = _existing_run(options, out_is_run=False)
+    etl = open_artifact(run / "etl", "etl")
+    ranking = open_artifact(run / "ranking", "ranking")
+    report = importance_of_run(etl, ranking, options.repeats, options.max_rows, options.seed)
+    print_importance(report)
+    out = options.out or run / "importance.json"
+    write_importance(report, out)
+    print(f"wrote {out}")
+
+
 def similar(options: Namespace) -> None:
     """Print the items that are like some."""
     from pipelines.similar import print_neighbours, print_neighbours_json, similar_items
@@ -176,14 +227,26 @@ def similar(options: Namespace) -> None:
 
 def tune(options: Namespace) -> None:
     """Search for the best settings of a stage."""
+    from features.artifact import open_artifact
     from pipelines.stages import print_now
     from pipelines.tune import Budget
-    from pipelines.tune_retrieval import tune_retrieval
 
     config, origin = _load(options)
-    etl = _artifact(options.out, "etl")
+    budget = Budget(options.trials, options.timeout_minutes)
+    out = options.out
+    etl = open_artifact(out / "etl", "etl") if options.stage == "ranking" else _artifact(out, "etl")
     print_now(f"config     {origin}")
-    tune_retrieval(config, etl, options.out, Budget(options.trials, options.timeout_minutes), print_now)
+    if options.stage == "retrieval":
+        from pipelines.tune_retrieval import tune_retrieval
+
+        tune_retrieval(config, etl, out, budget, print_now)
+        return
+    from pipelines.tune_ranking import tune_clicks, tune_lists
+
+    if etl.metrics.get("kind") == "impressions":
+        tune_clicks(config, etl, out, budget, print_now)
+    else:
+        tune_lists(config, etl, open_artifact(out / "retrieval", "retrieval", inputs=[etl]), out, budget, print_now)
 
 
 def evaluate(options: Namespace) -> None:
@@ -195,7 +258,7 @@ def evaluate(options: Namespace) -> None:
 
     out = _run_folder(options)
     config = _saved(options, out)
-    if config.data.adapter == "criteo":
+    if config.data.holds_impressions:
         if options.stage:
             raise CommandError(f"{out}: evaluating candidates {NO_USERS}")
         from pipelines.evaluate_clicks import evaluate_clicks
@@ -267,8 +330,10 @@ def _with_append(config, options: Namespace):
 
     from features.artifact import MANIFEST
 
-    if config.data.adapter == "synthetic":
-        raise CommandError('--append needs data.adapter = "tables", "hm" or "criteo": the made world has no later logs')
+    if config.data.adapter.startswith("synthetic"):
+        raise CommandError(
+            '--append needs data.adapter = "tables", "hm", "criteo" or "impressions": a made world has no later logs'
+        )
     if not (options.out / "etl" / MANIFEST).is_file():
         raise CommandError(f"{options.out}: has no features to append to; run `cascade etl --out {options.out}` first")
     if options.append in config.data.append:
@@ -337,13 +402,19 @@ def _repository(out: Path) -> Path:
     return _artifact(out, "export").path / "repository"
 
 
+def _has_impressions(run: Path) -> bool:
+    from pipelines.config import load_saved_config
+    from pipelines.stages import CONFIG_FILE
+
+    return (run / CONFIG_FILE).is_file() and load_saved_config(run / CONFIG_FILE).data.holds_impressions
+
+
 def _artifact(run: Path, stage: str) -> Artifact:
     """A finished stage of a run that has users and items."""
     from features.artifact import open_artifact
-    from pipelines.config import load_saved_config
-    from pipelines.stages import CONFIG_FILE, NO_USERS
+    from pipelines.stages import NO_USERS
 
-    if (run / CONFIG_FILE).is_file() and load_saved_config(run / CONFIG_FILE).data.adapter == "criteo":
+    if _has_impressions(run):
         raise CommandError(f"{run}: the stage {stage} {NO_USERS}")
     return open_artifact(run / stage, stage)
 

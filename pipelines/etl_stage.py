@@ -37,7 +37,7 @@ def run(config: CascadeConfig, writer: ArtifactWriter, finished: Path, cluster_f
     Raises: LogError, SplitError, ClusterError.
     """
     before, num_known = _read_before(config, finished)
-    make = _impressions if config.data.adapter == "criteo" else _interactions
+    make = _impressions if config.data.holds_impressions else _interactions
     with open_cluster(cluster_form) as cluster:
         make(config, writer, cluster, before, num_known, say)
 
@@ -111,18 +111,8 @@ def _impressions(
     from features import impressions
     from features.profile import profile_tables
 
-    data = config.data
-    assert data.criteo is not None
-    read_now = impressions.run(
-        config.etl.impressions,
-        data.criteo,
-        data.append,
-        data.max_quarantined_share,
-        writer,
-        cluster,
-        before,
-        num_known,
-    )
+    log, share = config.data.impression_log(config.etl.split), config.data.max_quarantined_share
+    read_now = impressions.run(config.etl, log, share, writer, cluster, before, num_known)
     parts = sorted((writer.path / "raw").glob("*/*.parquet"))
     quarantine = writer.path / "quarantine.parquet"
     profile = profile_tables({"impressions": parts}, rows_read=writer.metrics["rows_read"], quarantine=quarantine)
@@ -159,12 +149,8 @@ def _files(config: CascadeConfig) -> list[Sequence[Path]]:
     data = config.data
     if data.adapter == "synthetic":
         return []
-    if data.adapter == "criteo":
-        from features.impressions import later
-        from features.logs.criteo import criteo_files
-
-        assert data.criteo is not None
-        return [criteo_files(data.criteo), *(criteo_files(later(data.criteo, path)) for path in data.append)]
+    if data.holds_impressions:
+        return data.impression_log(config.etl.split).files()
     from features.logs.table_config import raw_files
 
     return [[file.path for file in raw_files(source)] for source in data.table_sources()]

@@ -21,6 +21,7 @@ from pipelines.evaluation_world import EvaluationError, World, interval, item_ro
 from pipelines.report_file import write_report
 from retrieval.metrics import (
     bootstrap_difference,
+    bootstrap_ratio,
     coverage_at_k,
     gini_at_k,
     hit_rate_at_k,
@@ -40,9 +41,13 @@ PROTOCOL = (
     "Global split by time. Users with a test event are asked for after training on what came before; relevant are "
     "their distinct test items{dropped}. The full catalogue is ranked, nothing is sampled. Baselines are tuned on "
     "train -> validation, refitted on both, and each stage shows the setting that was best for it on validation: "
-    "recall@{candidate_k} for candidates, NDCG@{slate_k} for the slate. Intervals are bootstrapped over users, "
-    "differences paired by user."
+    "recall@{candidate_k} for candidates, NDCG@{slate_k} for the slate. The system unranked is the first {slate_k} of "
+    "the candidates as retrieval orders them. Intervals are bootstrapped over users, differences and ratios paired by "
+    "user."
 )
+
+UNRANKED = "unranked"
+"""The slates that retrieval's own order of the candidates would have given: what the ranker must beat."""
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +106,8 @@ def evaluate(
     users = world.test_users(config, drop_seen, seed)
     served, sources = _ask(recommend, world, users, config)
     baselines = world.baselines(users, config, drop_seen, out, seed)
-    rankings = {"cascade": served} | {
+    unranked = {"candidates": served["candidates"], "slate": served["candidates"][:, : config.slate_k]}
+    rankings = {"cascade": served, UNRANKED: unranked} | {
         one.name: {"candidates": one.candidates_BK, "slate": one.slate_BK} for one in baselines if not one.skipped
     }
     values = {
@@ -121,6 +127,7 @@ def evaluate(
         "cohorts": _cohorts(rankings, values, users, config, seed),
         **recall_by_cohort({name: one["candidates"] for name, one in rankings.items()}, users, config, seed),
         "cascade_minus": _differences(values, config, seed),
+        "ranked_over_unranked": _ranking_ratios(values, config, seed),
         "baselines": tuning_report(baselines),
     }
     report = write_report(report, out / "evaluation.json")
@@ -223,6 +230,15 @@ def _differences(values: Mapping[str, Mapping[str, Values]], config: EvaluationC
         }
         for system, theirs in values.items()
         if system != "cascade"
+    }
+
+
+def _ranking_ratios(values: Mapping[str, Mapping[str, Values]], config: EvaluationConfig, seed: int) -> dict[str, Any]:
+    """What the ranker makes of the same candidates: means of the slate over those of retrieval's own order."""
+    ranked, unranked = values["cascade"]["slate"], values[UNRANKED]["slate"]
+    return {
+        name: asdict(bootstrap_ratio(ranked[name], unranked[name], config.num_bootstrap, seed=seed, level=config.level))
+        for name in (f"ndcg@{config.slate_k}", f"recall@{config.slate_k}", f"mrr@{config.slate_k}")
     }
 
 

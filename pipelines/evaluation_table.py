@@ -29,6 +29,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
         f"seen items in slates {report['served']['seen_items_in_slates']}"
     )
     console.print(_stages_table(report))
+    console.print(_ranking(report), markup=False)
     console.print(_cohorts_table(report))
     for table in cohort_tables(report):
         console.print(table)
@@ -65,6 +66,13 @@ def _stages_table(report: Report) -> Table:
         cells = (cell(merged.get(column)) for column in columns)
         table.add_row(spoken(name), *cells, difference(apart))
     return table
+
+
+def _ranking(report: Report) -> str:
+    """What the ranker makes of retrieval's order."""
+    ratios = {name: one for name, one in report["ranked_over_unranked"].items() if one["mean"] is not None}
+    shown = (f"{name} {one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for name, one in ratios.items())
+    return f"slate as ranked / as retrieval orders it: {', '.join(shown) or '-'}"
 
 
 def _cohorts_table(report: Report) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,8 +64,11 @@ def _index(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: R
 
 def _ranking(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:
     from ranking import train
+    from ranking.compact import compact_candidates
 
     train.run(config.ranking, inputs["etl"], inputs["retrieval"], config.seed, writer)
+    lists = writer.path / "examples" / "all.parquet"
+    compact_candidates(config.ranking.compact, inputs["etl"], lists, config.seed, writer)
 
 
 def _export(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:
@@ -85,8 +89,12 @@ STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 def _click_ranking(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:
     from ranking.clicks import train as click_train
+    from ranking.compact import compact_clicks
 
-    click_train.run(config.ranking, inputs["etl"], config.seed, writer)
+    checkpoints = run.out / ".ranking.checkpoints"
+    click_train.run(config.ranking, inputs["etl"], config.seed, writer, checkpoints, run.say, run.out / "ranking")
+    compact_clicks(config.ranking.compact, inputs["etl"], config.seed, writer)
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 IMPRESSION_STAGES = (Stage("etl", (), _etl), Stage("ranking", ("etl",), _click_ranking))
@@ -99,7 +107,7 @@ class StageError(CascadeError):
 
 def stages_of(config: CascadeConfig) -> tuple[Stage, ...]:
     """The stages that the logs call for."""
-    return IMPRESSION_STAGES if config.data.adapter == "criteo" else STAGES
+    return IMPRESSION_STAGES if config.data.holds_impressions else STAGES
 
 
 def print_now(line: str) -> None:

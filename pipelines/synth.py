@@ -1,4 +1,4 @@
-"""Writes made logs in the form of the H&M or Criteo files, at any size: to try, to test and to measure at scale."""
+"""Writes made logs, in the form of the H&M or Criteo files or with known click probabilities, at any size."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from pathlib import Path
 
 from features.errors import CascadeError
 
-FORMATS = {"hm": ("csv", "csv.gz", "parquet"), "criteo": ("tsv", "tsv.gz", "parquet")}
+FORMATS = {
+    "hm": ("csv", "csv.gz", "parquet"),
+    "criteo": ("tsv", "tsv.gz", "parquet"),
+    "clicks": ("csv", "csv.gz", "parquet"),
+}
 """The shapes, and the forms of the files of each; the first is the default."""
-MIN_USERS, MIN_ITEMS, MAX_ITEMS = 10, 50, 1_500_000
+MIN_USERS, MIN_ITEMS, MAX_ITEMS, MIN_IMPRESSIONS = 10, 50, 1_500_000, 100
 
 
 class SynthError(CascadeError, ValueError):
@@ -33,12 +37,13 @@ def synth(
     with the rows.
 
     Args:
-        shape: "hm" (articles, customers, transactions_train) or "criteo" (day_0 to day_23).
+        shape: "hm" (articles, customers, transactions_train), "criteo" (day_0 to day_23), or "clicks" (impressions, and
+            the probability with which each was clicked).
         out: the folder; it must be new or empty. Nothing is left in it if the process dies.
-        rows: transactions or impressions; None: as many as the published files have.
-        users: customers, "hm" only; None: in proportion to the rows.
-        items: articles, "hm" only; None: by the square root of the proportion, because a smaller log misses fewer of
-            them.
+        rows: transactions or impressions; None: as many as the published files have, two million for "clicks".
+        users: customers, not for "criteo"; None: in proportion to the rows, for "clicks" 2,000.
+        items: articles, not for "criteo"; None: by the square root of the proportion, because a smaller log misses
+            fewer of them, for "clicks" 2,000.
         file_format: one of FORMATS[shape]; None: the first.
         seed: of all chance.
         say: is told the progress, line by line.
@@ -67,6 +72,10 @@ def _files(
         from features.logs.shapes.criteo import FULL_ROWS, write_criteo
 
         return write_criteo(folder, rows or FULL_ROWS, file_format, seed)
+    if shape == "clicks":
+        from features.logs.shapes.clicks import FULL_ROWS, write_clicks
+
+        return write_clicks(folder, rows or FULL_ROWS, users, items, file_format, seed)
     from features.logs.shapes.hm import FULL_ITEMS, FULL_ROWS, FULL_USERS, write_hm
 
     rows = rows or FULL_ROWS
@@ -88,8 +97,12 @@ def _checked(
         if value is not None and (value < least or (most and value > most)):
             limits = f"at least {least}" + (f" and at most {most:,}" if most else "")
             raise SynthError(f"--{name} must be {limits}, got {value}")
+    if shape == "clicks" and rows is not None and rows < MIN_IMPRESSIONS:
+        raise SynthError(f"--rows must be at least {MIN_IMPRESSIONS} for clicks, got {rows}")
     if shape == "criteo" and (users is not None or items is not None):
-        raise SynthError("--users and --items are for hm; a Criteo log names neither users nor items: leave them out")
+        raise SynthError(
+            "--users and --items are for hm and clicks; a Criteo log names neither users nor items: leave them out"
+        )
     if out.exists() and not out.is_dir():
         raise SynthError(f"{out} is a file; --out must name a folder that is new or empty")
     if out.is_dir() and any(out.iterdir()):

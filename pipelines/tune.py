@@ -18,15 +18,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from features.errors import CascadeError
-from retrieval.search_space import Choice, Dimension
+from features.search_space import Choice, Dimension
 
 ERROR, SECONDS, EPOCHS = "error", "seconds", "epochs"
 """What is kept of a trial beside its settings and its score."""
@@ -36,7 +37,9 @@ _WARM_UP_TRIALS, _WARM_UP_EPOCHS = 5, 3
 OnEpoch = Callable[[int, float], None]
 """Takes the epoch, from 1, and the score it reached; raises `optuna.TrialPruned` to stop a trial that has no chance."""
 Fit = Callable[[Mapping[str, Any], OnEpoch], float]
-"""Takes settings by dotted key, trains, and returns the score; more is better."""
+"""Takes settings by dotted key, trains, and returns the score."""
+Direction = Literal["maximize", "minimize"]
+"""Whether more or less of the score is better."""
 
 
 class TuneError(CascadeError):
@@ -54,7 +57,7 @@ class Budget:
 
 
 @contextmanager
-def opened_study(file: Path, identity: Mapping[str, Any]) -> Iterator[optuna.Study]:
+def opened_study(file: Path, identity: Mapping[str, Any], direction: Direction = "maximize") -> Iterator[optuna.Study]:
     """The study of exactly these data, settings and space; another one's trials in the same file stay what they are.
 
     A trial that was running when the last call ended is marked as failed, and its settings are tried first.
@@ -75,7 +78,7 @@ def opened_study(file: Path, identity: Mapping[str, Any]) -> Iterator[optuna.Stu
         study = optuna.create_study(
             storage=f"sqlite:///{file.resolve()}",
             study_name=name,
-            direction="maximize",
+            direction=direction,
             load_if_exists=True,
             pruner=MedianPruner(_WARM_UP_TRIALS, n_warmup_steps=_WARM_UP_EPOCHS + 1),
         )
@@ -123,7 +126,8 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
     """Completed trials, best first, equal ones in their order."""
     completed = study.get_trials(states=(TrialState.COMPLETE,))
-    return sorted(completed, key=lambda trial: (-_score(trial), trial.number))
+    sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
+    return sorted(completed, key=lambda trial: (sign * _score(trial), trial.number))
 
 
 def values_of(trial: FrozenTrial, space: Sequence[Dimension]) -> dict[str, Any]:

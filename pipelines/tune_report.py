@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.table import Table
 
+from features.search_space import Dimension
 from pipelines.replaced_file import replaced
 from pipelines.tune import EPOCHS, ERROR, SECONDS, ranked, values_of
-from retrieval.search_space import Dimension
 
 _NUM_SHOWN = 5
 """As many as fit beside each other on 80 characters."""

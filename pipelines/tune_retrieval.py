@@ -7,87 +7,33 @@ judges its epochs. The test part is never read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 import torch
-from optuna.trial import FrozenTrial
 
 from features.artifact import Artifact
 from features.batches import FeatureTables
-from pipelines.config import CascadeConfig, as_document
-from pipelines.replaced_file import replaced
-from pipelines.toml_text import differences, toml_text
-from pipelines.tune import (
-    Budget,
-    Fit,
-    OnEpoch,
-    TuneError,
-    finished,
-    opened_study,
-    ranked,
-    search,
-    space_document,
-    values_of,
-)
-from pipelines.tune_report import print_best, trial_line, write_trials
+from features.search_space import with_values
+from pipelines.config import CascadeConfig
+from pipelines.tune import Budget, Fit, OnEpoch
+from pipelines.tune_stage import TunedStage, check_can_tune, tune_stage
 from retrieval.popularity import PopularityTimeline
-from retrieval.search_space import space_around, value_of, with_values
+from retrieval.search_space import SPACE
 from retrieval.train import train
 from retrieval.two_tower import TwoTower
 from retrieval.validation import UnseenIds, Validation
 
-STUDY, BEST, TRIALS = "retrieval.db", "retrieval_best.toml", "retrieval_trials.csv"
-
 
 def tune_retrieval(config: CascadeConfig, etl: Artifact, out: Path, budget: Budget, say: Callable[[str], None]) -> None:
-    """Search until the budget is spent, then say what was best.
-
-    Writes STUDY, and after every trial BEST and TRIALS, into `<out>/tune/`. BEST is the configuration with the best
-    settings, for `cascade run --config`.
+    """As `tune_stage`, for the two-tower model.
 
     Args:
-        config: trial 0, and what the space does not name.
         etl: the run's features.
-    Raises: TuneError if the features are those of another configuration, or no trial could be completed.
     """
-    if etl.manifest["config"] != as_document(config.etl):
-        raise TuneError(
-            f"{etl.path}: the features were made with another [etl] configuration than the one given; "
-            "give the --config that made them, or rerun `etl`"
-        )
-    if budget.num_trials < 1:
-        raise TuneError(f"--trials must be at least 1, got {budget.num_trials}")
-    folder, space = out / "tune", space_around(config.retrieval)
-    identity = {
-        "stage": "retrieval",
-        "etl": etl.content_hash,
-        "config": as_document(config.retrieval),
-        "seed": config.seed,
-        "space": space_document(space),
-    }
-    with opened_study(folder / STUDY, identity) as study:
-
-        def keep(trial: FrozenTrial | None = None) -> None:
-            if trial:
-                say(trial_line(trial, space, study))
-            write_trials(study, space, folder / TRIALS)
-            if best := ranked(study):
-                _write_best(with_best(config, values_of(best[0], space)), best[0], folder / BEST)
-
-        if before := len(finished(study)):
-            say(f"goes on behind {before} trials in {folder / STUDY}")
-        first = {dimension.key: value_of(config.retrieval, dimension.key) for dimension in space}
-        search(study, space, first, validation_recall(config, etl), budget, config.seed, keep)
-        keep()
-        _conclude(config, study, space, folder, say)
-
-
-def with_best(config: CascadeConfig, values: Mapping[str, Any]) -> CascadeConfig:
-    """The configuration with the retrieval settings of a trial."""
-    return replace(config, retrieval=with_values(config.retrieval, values))
+    check_can_tune((etl,), config, budget)
+    stage = TunedStage("retrieval", SPACE, (etl,), f"recall@{config.retrieval.recall_at}", "maximize")
+    tune_stage(stage, validation_recall(config, etl), config, out, budget, say)
 
 
 def validation_recall(config: CascadeConfig, etl: Artifact) -> Fit:
@@ -119,23 +65,3 @@ class WatchedValidation(Validation):
         self._epoch += 1
         self._on_epoch(self._epoch, recall)
         return recall
-
-
-def _conclude(config: CascadeConfig, study: optuna.Study, space, folder: Path, say: Callable[[str], None]) -> None:
-    best = ranked(study)
-    if not best:
-        raise TuneError(f"no trial was completed yet; {folder / TRIALS} says what became of each")
-    print_best(study, space, f"recall@{config.retrieval.recall_at}")
-    changed = differences(with_best(config, values_of(best[0], space))).get("retrieval", {})
-    say(toml_text({"retrieval": changed}))
-    say(f"all trials: {folder / TRIALS}")
-    say(f"next: cascade run --config {folder / BEST} --out {folder.parent}")
-
-
-def _write_best(config: CascadeConfig, trial: FrozenTrial, path: Path) -> None:
-    heading = (
-        f"# The best of `cascade tune retrieval`: trial {trial.number}, validation recall@{config.retrieval.recall_at} "
-        f"{trial.value:.4f}\n"
-    )
-    with replaced(path) as building:
-        building.write_text(heading + toml_text(differences(config)), encoding="utf-8")

@@ -1,8 +1,8 @@
-"""What the ranker learns from: validation interactions against candidates that were proposed and not taken.
+"""What the ranker learns from: lists of candidates proposed as they are when serving, and what was taken then.
 
-The proposing model has not seen the validation part, so its scores mean the same here as they will when serving. Each
-row is one interaction: the user as of the moment from which retrieval proposed, and a list of items of which the first
-was taken; features are as of that moment.
+The proposing stage of a list has not seen the period after the list's moment, so its scores mean the same here as they
+will when serving. Each row is one list: the user as of the moment, the candidates in retrieval's order, and which of
+them the user took before the period was over. Features are as of the moment.
 """
 
 from __future__ import annotations
@@ -12,21 +12,35 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.artifact import Artifact
-from features.as_of import raw_interactions
+from features.as_of import HISTORY, raw_interactions
+from features.batches import FeatureTables
+from features.errors import CascadeError
 from features.etl import as_of_features
 from features.history import EventLog
 from features.list_column import list_column, matrix_of
-from features.split import VALID
+from features.schema import FIRST_KNOWN
 from features.workflow import load_workflow, normalized_log, transform
 from ranking.config import NegativesConfig
-from ranking.pair_features import RETRIEVAL_SCORE, TWO_TOWER_SCORE, is_per_candidate, source_feature
+from ranking.pair_features import (
+    ABSOLUTE,
+    NUM_WINDOWS,
+    RETRIEVAL_SCORE,
+    TWO_TOWER_SCORE,
+    attribute_names,
+    is_per_candidate,
+    source_feature,
+)
+from ranking.taste import NO_ITEM, affinities, in_demand, relative_numbers, similarities
 
-# E interactions  P proposals  S sources  M negatives per interaction  K = 1 + M items of a list  D vectors
-_PAIRS_PER_CHUNK = 20_000_000
+# B lists  K candidates  S sources  I items  N history  E vectors  P popularity
+NEEDED = ("origin", "user_row", "moment", "until", "query_vector", "item_row", "merged_score", "sources")
+
+
+class ExamplesError(CascadeError, ValueError):
+    """The retrieval artifact holds no lists that the ranker can learn from."""
 
 
 def source_names(retrieval: Artifact) -> list[str]:
@@ -37,122 +51,129 @@ def source_names(retrieval: Artifact) -> list[str]:
 def write_examples(config: NegativesConfig, etl: Artifact, retrieval: Artifact, seed: int, path: Path) -> pa.Table:
     """Write and return lists, one a row.
 
-    `item_row` [K]; `is_shown` [K], 0 where a place is empty; the per-candidate features and what retrieval says of the
-    pairs [K]; once: user_row, timestamp (the moment), the other features, and `weight`.
-    """
-    events = pq.read_table(etl.file("events.parquet"))
-    proposals = pq.read_table(retrieval.file("proposals.parquet"))
-    valid = events.filter(pc.equal(events["split"], VALID)).take(proposals["event"])
-    # An item that was not proposed never reaches the ranker. Learned from, it would teach that a low score is good.
-    is_proposed_E = (matrix_of(proposals["item_row"]) == valid["item_row"].to_numpy()[:, None]).any(1)
-    proposals, valid = proposals.filter(pa.array(is_proposed_E)), valid.filter(pa.array(is_proposed_E))
-    user_E, taken_E = (valid[name].to_numpy() for name in ("user_row", "item_row"))
-    moment_E, proposed_EP = proposals["moment"].to_numpy(), matrix_of(proposals["item_row"])
-    random = np.random.default_rng(seed)
-    num_items = etl.metrics["num_items"]
-    proposed_EM = _drawn(proposed_EP, config.num_negatives, random)
-    random_EM = random.integers(0, num_items, (len(user_E), config.num_random))
-    negative_EM = np.concatenate([proposed_EM, random_EM], axis=1)
-    is_negative_EM = ~_was_taken(events, user_E, negative_EM, moment_E, etl) & (negative_EM >= 0)
-    is_negative_EM &= _is_first_in_row(negative_EM)
-    item_EK = np.concatenate([taken_E[:, None], np.maximum(negative_EM, 0)], axis=1)
-    is_shown_EK = np.concatenate([np.ones((len(user_E), 1), bool), is_negative_EM], axis=1)
+    `item_row` [K]; `is_shown` [K], 0 where a place is empty or the user took the item where it does not count;
+    `is_taken` [K]; the per-candidate features [K]; once: user_row, timestamp (the moment), `origin`, the user's
+    features, and `num_taken`, how many items the user took, proposed or not. A list of which nothing was taken is left
+    out. Of more than `config.max_lists` a sample drawn with the seed is written.
 
-    table = _features(etl, events, user_E, item_EK, moment_E)
-    table = table.append_column("is_shown", list_column(is_shown_EK.astype(np.float32)))
-    for name, value_EK in _said_by_retrieval(retrieval, proposals, proposed_EP, item_EK).items():
-        table = table.append_column(name, list_column(value_EK.astype(np.float32)))
-    table = table.append_column("weight", pa.array(_equal_users(user_E)))
+    Raises: ExamplesError if the proposals are of another form.
+    """
+    proposals = _proposals(retrieval)
+    events = pq.read_table(etl.file("events.parquet"))
+    is_taken_BK, num_taken_B = _taken(events, proposals, etl.metrics["num_items"])
+    useful = np.flatnonzero(is_taken_BK.any(1))
+    if len(useful) > config.max_lists:
+        useful = np.sort(np.random.default_rng(seed).choice(useful, config.max_lists, replace=False))
+    proposals, is_taken_BK, num_taken_B = proposals.take(useful), is_taken_BK[useful], num_taken_B[useful]
+    row_BK = matrix_of(proposals["item_row"])
+
+    user_B, moment_B = (proposals[name].to_numpy() for name in ("user_row", "moment"))
+    table = _of_users(etl, events, user_B, moment_B)
+    columns = {
+        "item_row": np.maximum(row_BK, 0),
+        "is_shown": (row_BK != NO_ITEM).astype(np.float32),
+        "is_taken": is_taken_BK.astype(np.float32),
+    }
+    columns |= _said_by_retrieval(retrieval, proposals, row_BK)
+    columns |= _of_origins(etl, retrieval, events, proposals, table, row_BK)
+    for name, value_BK in columns.items():
+        table = table.append_column(name, list_column(value_BK))
+    table = table.append_column("origin", proposals["origin"])
+    table = table.append_column("num_taken", pa.array(num_taken_B))
     pq.write_table(table, path)
     return table
 
 
-def _said_by_retrieval(
-    retrieval: Artifact, proposals: pa.Table, proposed_EP: np.ndarray, item_EK: np.ndarray
-) -> dict[str, np.ndarray]:
-    """[E, K] scores and ranks of the pairs; what only the sources know is 0 for an item that was not proposed."""
-    names = source_names(retrieval)
-    place_EK = _places(proposed_EP, item_EK)
-    was_proposed_EK = place_EK >= 0
-    merged_EP = matrix_of(proposals["merged_score"])
-    said_EPS = matrix_of(proposals["sources"]).reshape(*proposed_EP.shape, len(names))
-    item_ID = matrix_of(pq.read_table(retrieval.file("proposing_vectors.parquet"))["vector"])
-    query_ED = matrix_of(proposals["query_vector"])
-    of_proposed = {RETRIEVAL_SCORE: merged_EP}
-    of_proposed |= {source_feature(name): said_EPS[..., source] for source, name in enumerate(names)}
-    said = {
-        name: np.where(was_proposed_EK, np.take_along_axis(value_EP, np.maximum(place_EK, 0), 1), 0.0)
-        for name, value_EP in of_proposed.items()
-    }
-    return said | {TWO_TOWER_SCORE: np.einsum("ed,ekd->ek", query_ED, item_ID[item_EK])}
+def _proposals(retrieval: Artifact) -> pa.Table:
+    path = retrieval.file("proposals.parquet")
+    there = pq.read_schema(path).names
+    missing = [name for name in NEEDED if name not in there]
+    if missing:
+        raise ExamplesError(
+            f"{path} must have the columns {', '.join(NEEDED)}, it lacks {', '.join(missing)}: another version of "
+            "Cascade wrote it; run `retrieval` again"
+        )
+    table = pq.read_table(path)
+    width, num_sources = table.schema.field("sources").type.list_size, len(source_names(retrieval))
+    if width != table.schema.field("item_row").type.list_size * num_sources:
+        raise ExamplesError(
+            f"{path}: the lists of `sources` must have {num_sources} numbers for each of the "
+            f"{table.schema.field('item_row').type.list_size} candidates, they have {width}: the file does not belong "
+            f"to {retrieval.path / 'sources'}; run `retrieval` again"
+        )
+    return table
 
 
-def _places(proposed_EP: np.ndarray, item_EK: np.ndarray) -> np.ndarray:
-    """[E, K] where each item stands among the proposals of its row, -1 if nowhere."""
-    place_EK = np.full(item_EK.shape, -1)
-    step = max(1, _PAIRS_PER_CHUNK // max(1, proposed_EP.shape[1] * item_EK.shape[1]))
-    for begin in range(0, len(item_EK), step):
-        rows = slice(begin, begin + step)
-        equal_EKP = item_EK[rows, :, None] == proposed_EP[rows, None, :]
-        place_EK[rows] = np.where(equal_EKP.any(2), equal_EKP.argmax(2), -1)
-    return place_EK
-
-
-def _features(
-    etl: Artifact, events: pa.Table, user_E: np.ndarray, item_EK: np.ndarray, moment_E: np.ndarray
-) -> pa.Table:
-    """Encoded features as of the moments: those of a candidate as lists [K], the others once."""
-    num, width = item_EK.shape
-    log = EventLog.from_events(events, before=etl.metrics["test_from"])
-    as_of = as_of_features(etl)
-    raw = raw_interactions(log, user_E, item_EK[:, 0], moment_E, as_of)
-    once = transform(load_workflow(etl, "interactions"), raw)
-    columns = {name: once[name] for name in once.column_names if not is_per_candidate(name)}
-    of_pair = raw_interactions(
-        log, np.repeat(user_E, width), item_EK.ravel(), np.repeat(moment_E, width), as_of, as_of.item_numbers
-    )
-    columns["item_row"] = list_column(item_EK)
-    scales = json.loads(etl.file("online.json").read_text())
-    for name in as_of.item_numbers:
-        columns[name] = list_column(normalized_log(of_pair[name].to_numpy(), *scales[name]).reshape(num, width))
-    return pa.table(columns)
-
-
-def _equal_users(user_E: np.ndarray) -> np.ndarray:
-    """Weights of mean 1 that give every user the same sum: quality is counted by user, not by interaction."""
-    distinct, place_E, num_E = np.unique(user_E, return_inverse=True, return_counts=True)
-    return (len(user_E) / len(distinct) / num_E[place_E]).astype(np.float32) if len(user_E) else np.empty(0, np.float32)
-
-
-def _drawn(proposed_EP: np.ndarray, num: int, random: np.random.Generator) -> np.ndarray:
-    num = min(num, proposed_EP.shape[1])
-    column = random.random(proposed_EP.shape).argsort(1)[:, :num]
-    return np.take_along_axis(proposed_EP, column, 1)
-
-
-def _is_first_in_row(item_EM: np.ndarray) -> np.ndarray:
-    """False where the item stands further to the left already."""
-    order = np.argsort(item_EM, axis=1, kind="stable")
-    ordered = np.take_along_axis(item_EM, order, 1)
-    is_first = np.empty_like(item_EM, dtype=bool)
-    np.put_along_axis(is_first, order, np.diff(ordered, axis=1, prepend=ordered[:, :1] - 1) != 0, 1)
-    return is_first
-
-
-def _was_taken(
-    events: pa.Table, user_E: np.ndarray, negative_EM: np.ndarray, moment_E: np.ndarray, etl: Artifact
-) -> np.ndarray:
-    """Pairs that are no negatives: taken from this moment to the end of the validation part, or seen and dropped."""
+def _taken(events: pa.Table, proposals: pa.Table, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """[B, K] whether the user took the candidate within the list's period; [B] distinct items taken in it."""
     user, item, time = (events[name].to_numpy() for name in ("user_row", "item_row", "timestamp"))
-    known = time < etl.metrics["test_from"]
-    num_items = etl.metrics["num_items"]
-    key = user[known] * num_items + item[known]
-    asked_EM = user_E[:, None] * num_items + negative_EM
-    if etl.manifest["config"]["drop_seen"]:
-        return np.isin(asked_EM, key)
-    order = np.lexsort((time[known], key))
-    key, moment = key[order], time[known][order]
-    is_last = np.append(key[1:] != key[:-1], True)
-    key, moment = key[is_last], moment[is_last]
-    at_EM = np.clip(np.searchsorted(key, asked_EM), 0, len(key) - 1)
-    return (key[at_EM] == asked_EM) & (moment[at_EM] >= moment_E[:, None])
+    user_B, row_BK, origin_B = proposals["user_row"].to_numpy(), matrix_of(proposals["item_row"]), proposals["origin"]
+    is_taken_BK, num_taken_B = np.zeros(row_BK.shape, bool), np.zeros(len(user_B), np.int64)
+    for origin in np.unique(origin_B.to_numpy()):
+        lists = np.flatnonzero(origin_B.to_numpy() == origin)
+        begin, end = (proposals[name][int(lists[0])].as_py() for name in ("moment", "until"))
+        within = (time >= begin) & (time < end)
+        key = np.unique(user[within] * num_items + item[within])
+        is_taken_BK[lists] = np.isin(user_B[lists, None] * num_items + row_BK[lists], key) & (row_BK[lists] != NO_ITEM)
+        num_taken_B[lists] = np.bincount(key // num_items, minlength=user_B.max() + 1)[user_B[lists]]
+    return is_taken_BK, num_taken_B
+
+
+def _of_users(etl: Artifact, events: pa.Table, user_B: np.ndarray, moment_B: np.ndarray) -> pa.Table:
+    log = EventLog.from_events(events, before=etl.metrics["test_from"])
+    raw = raw_interactions(log, user_B, np.zeros_like(user_B), moment_B, as_of_features(etl))
+    once = transform(load_workflow(etl, "interactions"), raw)
+    return pa.table({name: once[name] for name in once.column_names if not is_per_candidate(name)})
+
+
+def _said_by_retrieval(retrieval: Artifact, proposals: pa.Table, row_BK: np.ndarray) -> dict[str, np.ndarray]:
+    """[B, K] scores and ranks of the candidates; 0 where there is none."""
+    names = source_names(retrieval)
+    said_BKS = matrix_of(proposals["sources"]).reshape(*row_BK.shape, len(names))
+    said = {RETRIEVAL_SCORE: matrix_of(proposals["merged_score"])}
+    return said | {source_feature(name): said_BKS[..., source] for source, name in enumerate(names)}
+
+
+def _of_origins(
+    etl: Artifact, retrieval: Artifact, events: pa.Table, proposals: pa.Table, once: pa.Table, row_BK: np.ndarray
+) -> dict[str, np.ndarray]:
+    """[B, K] of what depends on the items as they were at each origin."""
+    tables, num_items = FeatureTables(etl), etl.metrics["num_items"]
+    attribute = {name: tables.items[name].numpy() for name in attribute_names(tables.schema)}
+    row_of_id = _row_of_id(tables.items["item_id"].numpy())
+    history_BN = row_of_id[np.minimum(matrix_of(once[HISTORY]), len(row_of_id) - 1)]
+    query_BE, origin_B = matrix_of(proposals["query_vector"]), proposals["origin"].to_numpy()
+    vectors = pq.read_table(retrieval.file("proposing_vectors.parquet"))
+    columns: dict[str, np.ndarray] = {}
+    for origin in np.unique(origin_B):
+        lists = np.flatnonzero(origin_B == origin)
+        part = vectors.slice(origin * num_items, num_items)
+        item_IE, popularity_IP = matrix_of(part["vector"]), matrix_of(part["popularity"])
+        moment = proposals["moment"][int(lists[0])].as_py()
+        rows_bK, history_bN = row_BK[lists], history_BN[lists]
+        demand = popularity_IP[:, :NUM_WINDOWS]
+        relative = relative_numbers(_numbers(etl, events, moment), demand)
+        found = {name: value_I[np.maximum(rows_bK, 0)] for name, value_I in relative.items()}
+        found |= similarities(rows_bK, history_bN, item_IE[:, : -popularity_IP.shape[1]])
+        found |= affinities(rows_bK, history_bN, attribute, in_demand(demand))
+        found[TWO_TOWER_SCORE] = np.einsum("bkd,bd->bk", item_IE[np.maximum(rows_bK, 0)], query_BE[lists])
+        for name, value_bK in found.items():
+            columns.setdefault(name, np.zeros(row_BK.shape, np.float32))[lists] = value_bK
+    return columns
+
+
+def _numbers(etl: Artifact, events: pa.Table, moment: int) -> dict[str, np.ndarray]:
+    """[I] of the items' numbers at a moment by name, scaled as the etl stage does."""
+    log, as_of = EventLog.from_events(events, before=moment), as_of_features(etl)
+    item_I = np.arange(etl.metrics["num_items"])
+    raw = raw_interactions(log, np.zeros_like(item_I), item_I, np.full_like(item_I, moment), as_of, as_of.item_numbers)
+    scales = json.loads(etl.file("online.json").read_text())
+    return {name: normalized_log(raw[name].to_numpy(), *scales[name]) for name in ABSOLUTE if name in raw.column_names}
+
+
+def _row_of_id(item_id_I: np.ndarray) -> np.ndarray:
+    """Item row by encoded id; NO_ITEM for one that names no item of its own."""
+    row_of_id = np.full(max(int(item_id_I.max(initial=0)), FIRST_KNOWN) + 2, NO_ITEM)
+    is_known = item_id_I >= FIRST_KNOWN
+    row_of_id[item_id_I[is_known]] = np.flatnonzero(is_known)
+    return row_of_id

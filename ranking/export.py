@@ -13,6 +13,7 @@ from features.onnx_export import export_onnx
 from features.schema import list_length, num_categories
 from ranking.pair_features import is_per_candidate, ranker_schema
 from ranking.ranker import Ranker
+from ranking.shared_user_side import SharedUserSide
 
 
 def export_ranker(model: Ranker, tables: FeatureTables, sources: Sequence[str], path: Path) -> None:
@@ -21,7 +22,8 @@ def export_ranker(model: Ranker, tables: FeatureTables, sources: Sequence[str], 
     """
     axes = {name: {0: "users", 1: "candidates"} if is_per_candidate(name) else {0: "users"} for name in model.inputs}
     axes["score"] = {0: "users", 1: "candidates"}
-    export_onnx(model, model.score_candidates, example_batch(tables.schema, sources), axes, "score", path)
+    shared = SharedUserSide(model)
+    export_onnx(shared, shared.score_candidates, example_batch(tables.schema, sources), axes, "score", path)
 
 
 def example_batch(etl_schema: Schema, sources: Sequence[str], num_users: int = 3, num_candidates: int = 5) -> Batch:

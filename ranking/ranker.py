@@ -73,6 +73,12 @@ class Ranker(nn.Module):
         columns = torch.stack([scores[name].flatten() for name in SCORES], dim=1)
         self.score_mean, self.score_deviation = columns.mean(0), columns.std(0).clamp(min=1e-6)
 
+    def trust(self, share: float) -> None:
+        """Keep only a share of what it adds to the retrieval score."""
+        with torch.no_grad():
+            for weight in self.output.parameters():
+                weight *= share
+
     def _embedded(self, batch: Batch) -> dict[str, torch.Tensor]:
         """[N, D] of each category and each ready-made vector, in the order of `inputs`."""
         vectors = self.tables({name: batch[name] for name in self.categorical})

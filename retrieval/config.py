@@ -111,9 +111,13 @@ class RetrievalConfig:
     """auto: the towers compute in bfloat16 where the processor multiplies matrices of it; tables, scores and loss stay
     in float32."""
     num_proposals: Annotated[int, Field(ge=1)] = 200
-    """Candidates written for each validation interaction, from which the ranker draws its negatives."""
-    max_proposed_interactions: Annotated[int, Field(ge=1)] = 50_000
-    """Validation interactions, a seeded sample, for which candidates are written."""
+    """Candidates of each list from which the ranker learns."""
+    num_origins: Annotated[int, Field(ge=1)] = 2
+    """Moments at which those lists are made: the start of the validation part, and earlier ones, each as far before the
+    next as the validation part is long. For each earlier one the two-tower model is trained once more, on what came
+    before it."""
+    max_proposed_users: Annotated[int, Field(ge=1)] = 5_000
+    """Users, a seeded sample, for whom lists are made at each of those moments."""
     num_threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads of the training. Its result depends on their number, so it does not follow the machine; and two that
     wait for each other are ten times slower than one where another process wants the core."""

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from safetensors.torch import save_file
 
 from features.artifact import Artifact, ArtifactWriter
 from features.batches import FeatureTables
+from features.checkpoint import Checkpoint, training_key
 from features.list_column import list_column
 from retrieval.aged_state import aged_batches
 from retrieval.candidates import save_stage
@@ -34,9 +36,9 @@ from retrieval.config import IndexConfig, RetrievalConfig
 from retrieval.export import export_query_encoder
 from retrieval.fit_sources import Asked, fit_stage, past_of, refit
 from retrieval.index import build
+from retrieval.origins import Origin, earlier_moments, examples_before, stage_before
 from retrieval.popularity import PopularityTimeline
 from retrieval.proposals import write_proposals
-from retrieval.training.checkpoint import Checkpoint, checkpoint_key
 from retrieval.training.learning_curve import LearningCurve
 from retrieval.training.loop import Training
 from retrieval.training.scored_items import ScoredItems
@@ -93,7 +95,12 @@ def run(
         config.recall_at,
         seed,
     )
-    write_proposals(early, stage, item_IE, tables, etl, hidden, config, seed, writer)
+    origins = [Origin(etl.metrics["valid_from"], etl.metrics["test_from"], early, stage, item_IE, hidden)]
+    for moment in earlier_moments(etl, config.num_origins):
+        model = _trained_before(moment, config, etl, tables, popularity, seed, curve.best_epoch, checkpoint)
+        unseen, end = UnseenIds(etl, moment), origins[-1].moment
+        origins.append(stage_before(moment, end, model, stage, past, tables, popularity, unseen, config.sources))
+    write_proposals(origins, tables, etl, config, seed, writer)
     save_stage(writer.path / "sources", stage, refit(stage, past.before(etl.metrics["as_of"])))
     model = early
     if config.refit:
@@ -163,10 +170,38 @@ def train(
     model.items(first)  # Merlin's layers take their shapes from the first batch
     scored_items = ScoredItems(batches.column("item_row"), etl.metrics["num_items"], config.num_scored_items)
     loss = StepLoss(model, tables, scored_items, popularity, hidden, config)
-    key = checkpoint_key(config, etl, seed, num_epochs)
+    key = training_key(asdict(config), etl.content_hash, seed, num_epochs)
     weights = TrainedWeights(model, config)
     training = Training(config, batches, loss, weights, validation, num_epochs, checkpoint, key)
     return training.run(), training.curve
+
+
+def _trained_before(
+    moment: int,
+    config: RetrievalConfig,
+    etl: Artifact,
+    tables: FeatureTables,
+    popularity: PopularityTimeline,
+    seed: int,
+    num_epochs: int,
+    checkpoint: Callable[[str], Checkpoint | None],
+) -> TwoTower:
+    """The model of an earlier day."""
+    hidden = UnseenIds(etl, moment)
+    with TemporaryDirectory(prefix="cascade-origin-") as folder:
+        examples = examples_before(moment, etl, Path(folder))
+        name = f"before_{moment}"
+        return train(
+            config,
+            etl,
+            tables,
+            popularity,
+            examples,
+            seed,
+            hidden=hidden,
+            num_epochs=num_epochs,
+            checkpoint=checkpoint(name),
+        )[0]
 
 
 @torch.no_grad()

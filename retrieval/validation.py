@@ -10,7 +10,7 @@ from features.artifact import Artifact
 from features.batches import Batch, FeatureTables
 from features.history import EventLog
 from features.schema import FIRST_KNOWN, UNSEEN
-from features.split import TRAIN, VALID
+from features.split import VALID
 from retrieval.aged_state import user_states
 from retrieval.item_rows import ItemRows, padded_lists
 from retrieval.metrics import RelevantItems, recall_at_k
@@ -24,11 +24,15 @@ _CHUNK = 1_024
 
 
 class UnseenIds:
-    """Replaces ids that are not in the train part by "unseen", as a model of that day would have them."""
+    """Replaces ids that do not appear before a moment by "unseen", as a model of that day would have them.
 
-    def __init__(self, etl: Artifact) -> None:
-        events = pq.read_table(etl.file("events.parquet"), columns=["user_row", "item_row", "split"])
-        in_train = events["split"].to_numpy() == TRAIN
+    Args:
+        before: the moment in Unix seconds; the end of the train part if None.
+    """
+
+    def __init__(self, etl: Artifact, before: int | None = None) -> None:
+        events = pq.read_table(etl.file("events.parquet"), columns=["user_row", "item_row", "timestamp"])
+        in_train = events["timestamp"].to_numpy() < (etl.metrics["valid_from"] if before is None else before)
         self._as_seen = {
             entity: _as_seen(etl, entity, events[f"{entity}_row"].to_numpy()[in_train]) for entity in ("user", "item")
         }
@@ -43,7 +47,7 @@ class UnseenIds:
 
 
 def _as_seen(etl: Artifact, entity: str, train_row: np.ndarray) -> torch.Tensor:
-    """[ids] each id as itself, or UNSEEN if it is not in the train part."""
+    """[ids] each id as itself, or UNSEEN if none of these rows has it."""
     id_of_row = pq.read_table(etl.file(f"{entity}s.parquet"), columns=[f"{entity}_id"])[f"{entity}_id"].to_numpy()
     as_seen = np.full(max(id_of_row.max(), FIRST_KNOWN) + 2, UNSEEN)  # the last stands for ids beyond
     as_seen[:FIRST_KNOWN] = np.arange(FIRST_KNOWN)

@@ -6,16 +6,20 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from ensemble.catalogue import Catalogue, load_item_vectors
+from ensemble.catalogue import Catalogue, array_of, load_item_vectors
 from ensemble.onnx_model import OnnxModel
 from ensemble.operators.fetch_user_features import FALLBACK
 from ensemble.operators.operator import Columns, RequestOperator
 from features.history import SECONDS_PER_DAY
 from features.ops.calendar import hour_and_weekday
 from features.workflow import normalized_log
-from ranking.pair_features import TWO_TOWER_SCORE, source_feature
+from ranking.pair_features import ABSOLUTE, TWO_TOWER_SCORE, affinity_name, source_feature
+from ranking.taste import affinities, in_demand, relative_numbers, similarities
 from retrieval.candidates import source_names
+from retrieval.item_rows import ItemRows
+from retrieval.popularity import NUM_COORDINATES, NUM_WINDOWS
 
 # B users  K candidates  D embedding
 NO_ITEM = -1
@@ -70,11 +74,25 @@ class ScoreCandidates(RequestOperator):
         said = {
             source_feature(name): columns["candidate_sources"][..., s] for s, name in enumerate(self.opened_sources)
         }
-        return self.opened_items.features_of(row_BK) | said | {TWO_TOWER_SCORE: score_BK}
+        relative = {name: values[np.maximum(row_BK, 0)] for name, values in self.opened_relative.items()}
+        history_BN = self.opened_rows.of_ids(columns["history"])
+        taste = similarities(row_BK, history_BN, self.opened_vectors[:, :-NUM_COORDINATES])
+        taste |= affinities(row_BK, history_BN, self.opened_attributes, self.opened_demanded)
+        return self.opened_items.features_of(row_BK) | said | {TWO_TOWER_SCORE: score_BK} | relative | taste
 
     def open(self, folder: Path) -> None:
         self.opened_model = OnnxModel(folder / "ranker.onnx")
         self.opened_items = Catalogue(folder / "items.parquet", self.opened_model.inputs)
         self.opened_vectors = load_item_vectors(folder / "item_vectors.parquet")
         self.opened_sources = source_names(folder / "sources")
+        items = pq.read_table(folder / "items.parquet")
+        self.opened_rows = ItemRows(items["item_id"].to_numpy())
+        number_I = {name: items[name].to_numpy() for name in ABSOLUTE if name in items.column_names}
+        windows = slice(-NUM_COORDINATES, NUM_WINDOWS - NUM_COORDINATES)
+        self.opened_relative = relative_numbers(number_I, self.opened_vectors[:, windows])
+        self.opened_demanded = in_demand(self.opened_vectors[:, windows])
+        read = set(self.opened_model.inputs)
+        self.opened_attributes = {
+            name: array_of(items[name]) for name in items.column_names if affinity_name(name) in read
+        }
         self.opened_normalization = json.loads((folder / "online.json").read_text())

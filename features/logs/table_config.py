@@ -61,7 +61,17 @@ class FileConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=FORBID_EXTRA)
-class InteractionTableConfig(FileConfig):
+class TimeForm:
+    """How times are written."""
+
+    timestamp_unit: TimestampUnit = "s"
+    """Unit of a numeric timestamp since 1970: "s", "ms" or "us"."""
+    timestamp_format: str | None = None
+    """Form of a timestamp that is text: as for strptime, e.g. "%Y-%m-%d", or "iso8601". UTC unless it holds a zone."""
+
+
+@dataclass(frozen=True, kw_only=True, config=FORBID_EXTRA)
+class InteractionTableConfig(TimeForm, FileConfig):
     """The log itself: who met what, and when. One row is one interaction."""
 
     user_id: ColumnName
@@ -70,10 +80,6 @@ class InteractionTableConfig(FileConfig):
     """Column with the item's id: text or integers, kept as it stands."""
     timestamp: ColumnName
     """Column with the time of the interaction."""
-    timestamp_unit: TimestampUnit = "s"
-    """Unit of a numeric timestamp since 1970: "s", "ms" or "us"."""
-    timestamp_format: str | None = None
-    """Form of a timestamp that is text: as for strptime, e.g. "%Y-%m-%d", or "iso8601". UTC unless it holds a zone."""
     value: ColumnName | None = None
     """Column with a number that says how strong the interaction is, e.g. a rating."""
     min_value: float | None = None

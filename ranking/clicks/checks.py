@@ -17,7 +17,7 @@ from merlin.schema import Schema, Tags
 
 from features.artifact import Artifact
 from features.errors import CascadeError
-from features.schema import load_schema, num_categories, select
+from features.schema import list_length, load_schema, num_categories, select
 
 # W ids of all categorical features, one feature behind the other, in schema order
 
@@ -94,7 +94,7 @@ def checked_statistics(paths: Sequence[Path], schema: Schema) -> PartStatistics:
         num_rows += len(table)
         num_clicks += pc.sum(table[label], min_count=0).as_py()
         for name, count in counts.items():
-            count += np.bincount(table[name].to_numpy(), minlength=len(count))
+            count += np.bincount(_elements(table[name]).to_numpy(), minlength=len(count))
     if not 0 < num_clicks < num_rows:
         raise LabelError(
             f"{paths[0].parent}: column {label!r} has {num_clicks} clicks in {num_rows} rows, needed clicks and others "
@@ -109,6 +109,7 @@ def _row_groups(paths: Sequence[Path], schema: Schema) -> Iterator[tuple[Path, i
         with pq.ParquetFile(path) as file:
             if missing := [name for name in schema.column_names if name not in file.schema_arrow.names]:
                 raise ClickSchemaError(f"{path}: the columns {missing} of the schema are missing; rerun `etl`")
+            _check_types(file.schema_arrow, schema, path)
             first = 0
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=schema.column_names)
@@ -116,9 +117,28 @@ def _row_groups(paths: Sequence[Path], schema: Schema) -> Iterator[tuple[Path, i
                 first += len(table)
 
 
+def _check_types(arrow: pa.Schema, schema: Schema, path: Path) -> None:
+    for column in schema:
+        found = arrow.field(column.name).type
+        plain = found.value_type if pa.types.is_fixed_size_list(found) else found
+        is_number = pa.types.is_floating(plain)
+        if Tags.TARGET in column.tags:
+            is_good, needed = is_number or pa.types.is_integer(plain), "numbers, 0 or 1"
+        elif Tags.CATEGORICAL in column.tags:
+            is_good, needed = pa.types.is_integer(plain), "integers, the ids of categories"
+        else:
+            is_good, needed = is_number, "floating point numbers"
+        if not is_good or pa.types.is_fixed_size_list(found) != column.is_list:
+            lists = "lists of a fixed length of " if column.is_list else ""
+            raise ClickSchemaError(
+                f"{path}: column {column.name!r} has the type {found}, needed {lists}{needed}; rerun `etl`"
+            )
+
+
 def _check_group(table: pa.Table, schema: Schema, path: Path, first: int) -> None:
     for column in schema:
-        values = table[column.name]
+        values = _elements(table[column.name])
+        per_row = list_length(column) or 1
         if Tags.TARGET in column.tags:
             is_good, error, needed = pc.is_in(values, pa.array([0, 1], values.type)), LabelError, "0 or 1"
         elif Tags.CATEGORICAL in column.tags:
@@ -130,8 +150,13 @@ def _check_group(table: pa.Table, schema: Schema, path: Path, first: int) -> Non
         is_good = pc.fill_null(is_good, False)
         if pc.all(is_good, min_count=0).as_py():
             continue
-        row = pc.index(is_good, False).as_py()
+        place = pc.index(is_good, False).as_py()
         raise error(
-            f"{path}: column {column.name!r}, row {first + row} (the first is 0) is {values[row].as_py()}, needed "
-            f"{needed}; correct the log there and rerun `etl`"
+            f"{path}: column {column.name!r}, row {first + place // per_row} (the first is 0) is "
+            f"{values[place].as_py()}, needed {needed}; correct the log there and rerun `etl`"
         )
+
+
+def _elements(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The elements of lists, one list after the other, padding included; other columns as they are."""
+    return pc.list_flatten(column) if pa.types.is_fixed_size_list(column.type) else column

@@ -12,7 +12,7 @@ from ranking.clicks.model import ClickModel, output_layer
 
 
 class ClickLogistic(ClickModel):
-    """logit = bias + a weight per number * the number + a weight per category id.
+    """logit = bias + a weight per number * the number + a weight per category id; a list has the mean of its ids'.
 
     Args:
         schema: the features, as `click_schema` gives them; the label is not read.
@@ -28,12 +28,15 @@ class ClickLogistic(ClickModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """[N] logits."""
-        return self._logits(batch, self.id_weights(self.ids(batch)))
+        id_NP = self.ids(batch)
+        return self._logits(batch, self.id_weights(id_NP), id_NP)
 
     def scored(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        weight_NC1 = self.id_weights(self.ids(batch))
+        id_NP = self.ids(batch)
+        weight_NP1, on_ids = self.penalised(self.id_weights(id_NP), self.share_W[id_NP])
         on_numbers = self.l2 / 2 * self.number_weights.weight.square().sum() / self.num_fitted
-        return self._logits(batch, weight_NC1), self.id_penalty(batch, weight_NC1) + on_numbers
+        return self._logits(batch, weight_NP1, id_NP), on_ids + on_numbers
 
-    def _logits(self, batch: Batch, weight_NC1: torch.Tensor) -> torch.Tensor:
-        return weight_NC1.sum((1, 2)) + self.number_weights(self.numbers(batch)).squeeze(-1)
+    def _logits(self, batch: Batch, weight_NP1: torch.Tensor, id_NP: torch.Tensor) -> torch.Tensor:
+        of_ids_N = (weight_NP1.squeeze(2) * self.parts(id_NP)).sum(1)
+        return of_ids_N + self.number_weights(self.numbers(batch)).squeeze(-1)

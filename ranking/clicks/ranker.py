@@ -10,13 +10,19 @@ from merlin.schema import Schema
 from torch import nn
 
 from features.batches import Batch
-from features.embedding import embedding_tables
+from features.category_tables import category_tables
 from ranking.clicks.checks import PartStatistics
 from ranking.clicks.model import ClickModel, output_layer
 from ranking.config import NetworkConfig
 from ranking.networks import network_of
 
 # N rows  C categorical features  D embedding
+
+
+INITIAL_DEVIATION = 0.01
+"""Of the tables' first weights, large and small ones alike. The uniform draw of DLRM's authors, +-rows ** -0.5, is
+noise that rare ids of small tables keep: valid log loss .5010 against .4986 on the Criteo sample, .5965 against .5950
+on MovieLens likes (3 seeds)."""
 
 
 class ClickRanker(ClickModel):
@@ -30,11 +36,9 @@ class ClickRanker(ClickModel):
 
     def __init__(self, schema: Schema, config: NetworkConfig, fitted: PartStatistics, l2: float) -> None:
         super().__init__(schema, fitted, l2)
-        self.tables = embedding_tables(schema, config.embedding_dim)
-        for table in (module for module in self.tables.modules() if isinstance(module, nn.Embedding)):
-            table.sparse = True
-            bound = table.num_embeddings**-0.5  # as the authors of DLRM do
-            nn.init.uniform_(table.weight, -bound, bound)
+        self.tables = category_tables(schema, config.embedding_dim, config.tables)
+        for weight_RD in self.tables.weights().values():
+            nn.init.normal_(weight_RD, std=INITIAL_DEVIATION)
         self.network = network_of(config, len(self.continuous), len(self.categorical))
         self.output = output_layer(self.network.width, fitted.click_rate)
 
@@ -44,15 +48,25 @@ class ClickRanker(ClickModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """[N] logits."""
-        return self._logits(batch, self._vectors(batch))
+        return self._logits(batch, self.tables(batch))
 
     def scored(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        vector_NCD = self._vectors(batch)
-        return self._logits(batch, vector_NCD), self.id_penalty(batch, vector_NCD)
+        vector_NCD, penalty = self.tables(batch), torch.zeros(())
+        if self.l2:
+            vector_NCD, penalty = self.penalised(vector_NCD, self.shares(self.ids(batch)))
+        return self._logits(batch, vector_NCD), penalty
 
-    def _vectors(self, batch: Batch) -> torch.Tensor:
-        vectors = self.tables({name: batch[name].long() for name in self.categorical})
-        return torch.stack([vectors[name] for name in self.categorical], dim=1)
+    def sparse_parameters(self) -> list[nn.Parameter]:
+        return self.tables.sparse_parameters()
+
+    def set_table_learning_rate(self, rate: float) -> None:
+        self.tables.set_learning_rate(rate)
+
+    def table_optimizer_state(self) -> dict[str, torch.Tensor]:
+        return self.tables.optimizer_state()
+
+    def load_table_optimizer_state(self, state: dict[str, torch.Tensor]) -> None:
+        self.tables.load_optimizer_state(state)
 
     def _logits(self, batch: Batch, vector_NCD: torch.Tensor) -> torch.Tensor:
         return self.output(self.network(self.numbers(batch), vector_NCD)).squeeze(-1)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import torch
 from merlin.models.torch import MLPBlock
-from merlin.models.torch.blocks.dlrm import DLRMInteraction
 from torch import nn
 
 from ranking.config import NetworkConfig
 from ranking.networks.network import Network
+from ranking.networks.pair_products import PairProducts
 
 # N rows  F numbers  C vectors  D embedding  V = C + 1 vectors with that of the numbers
 
@@ -25,7 +25,7 @@ class DlrmNetwork(Network):
         super().__init__(config, num_numbers, num_vectors)
         self.has_pooled_scalars = config.dlrm.pooled_scalars
         self.bottom = MLPBlock([*config.dlrm.bottom_units, config.embedding_dim])
-        self.interaction = DLRMInteraction()
+        self.products = PairProducts(1 + num_vectors)
         self.dropout = nn.Dropout(config.dropout)
         self.top = MLPBlock([*config.dlrm.top_units])
         self.width = config.dlrm.top_units[-1]
@@ -33,8 +33,7 @@ class DlrmNetwork(Network):
 
     def forward(self, number_NF: torch.Tensor, vector_NCD: torch.Tensor) -> torch.Tensor:
         bottom_ND = self.bottom(number_NF)
-        stacked_NVD = torch.cat([bottom_ND.unsqueeze(1), vector_NCD], dim=1)
-        parts = [bottom_ND, self.interaction(stacked_NVD)]
+        parts = [bottom_ND, self.products(bottom_ND, vector_NCD)]
         if self.has_pooled_scalars:
-            parts.append(stacked_NVD.mean(2))
+            parts += [bottom_ND.mean(1, keepdim=True), vector_NCD.mean(2)]
         return self.top(self.dropout(torch.cat(parts, dim=1)))

@@ -11,9 +11,9 @@ import torch
 from tqdm import tqdm
 
 from features.batches import Batch, Batches
+from features.checkpoint import Checkpoint, Progress
 from retrieval.config import RetrievalConfig
 from retrieval.errors import DivergedError
-from retrieval.training.checkpoint import Checkpoint, Progress
 from retrieval.training.learning_curve import LearningCurve
 from retrieval.training.step_loss import StepLoss
 from retrieval.training.trained_weights import TrainedWeights

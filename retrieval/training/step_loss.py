@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from features.batches import Batch, FeatureTables
+from features.bfloat16 import has_fast_bf16
 from features.schema import UNSEEN
 from retrieval.config import RetrievalConfig
 from retrieval.popularity import PopularityTimeline
@@ -87,9 +88,3 @@ class StepLoss:
 
 def _without_ids(items: Batch) -> Batch:
     return items | {"item_id": torch.full_like(items["item_id"], UNSEEN)}
-
-
-def has_fast_bf16() -> bool:
-    """Whether the processor multiplies matrices of bfloat16 itself (x86: AVX512-BF16 or AMX)."""
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))

@@ -10,21 +10,34 @@ from pydantic import TypeAdapter
 from safetensors.numpy import load_file as load_numpy_file
 from safetensors.torch import load_file
 
+from ensemble.catalogue import array_of
 from ensemble.graph import operators_of
 from ensemble.operators.score_candidates import ScoreCandidates
 from ensemble.pipeline import Pipeline
 from ensemble.request import MAX_K, Request, join
 from features.artifact import ArtifactError, open_artifact
-from features.as_of import ITEM_NUMBERS, raw_interactions
+from features.as_of import raw_interactions
 from features.etl import as_of_features
 from features.history import EventLog
 from features.list_column import matrix_of
 from features.schema import FIRST_KNOWN, load_schema
 from features.workflow import load_workflow, transform
 from ranking.config import RankingConfig
-from ranking.pair_features import RETRIEVAL_ONLY, RETRIEVAL_SCORE, TWO_TOWER_SCORE, ranker_schema, source_feature
+from ranking.pair_features import (
+    NUM_WINDOWS,
+    RETRIEVAL_ONLY,
+    RETRIEVAL_SCORE,
+    TWO_TOWER_SCORE,
+    attribute_names,
+    is_per_candidate,
+    number_names,
+    ranker_schema,
+    source_feature,
+)
 from ranking.ranker import Ranker
+from ranking.taste import affinities, in_demand, relative_numbers, similarities
 from retrieval.candidates import load_merge, source_names
+from retrieval.popularity import PopularityTimeline
 from retrieval.sources import FITTED, Users
 
 NO_ITEM = -1
@@ -239,6 +252,25 @@ def oracle_features(world, user_row, item_row, moment):
     return found
 
 
+def oracle_tastes(world, user_row, item_row):
+    """How the user's history and the items go together, and how the items stand among those in demand."""
+    item_IE = matrix_of(pq.read_table(world.retrieval.file("item_vectors.parquet"))["vector"])
+    popularity_IP = PopularityTimeline(world.etl).at(world.as_of).numpy()
+    schema = load_schema(world.etl.file("schema.json"))
+    length = len(world.users["history"][0])
+    past = np.flatnonzero(world.events["user_row"] == user_row[0])[::-1][:length]
+    history = np.full((1, length), NO_ITEM)
+    history[0, : len(past)] = world.events["item_row"][past]
+    number_I = {name: world.items[name].to_numpy() for name in number_names(schema)}
+    relative = relative_numbers(number_I, popularity_IP[:, :NUM_WINDOWS])
+    attribute = {name: array_of(world.items[name]) for name in attribute_names(schema)}
+    unit_ID = item_IE[:, : -popularity_IP.shape[1]]
+    of_pairs = similarities(item_row[None], history, unit_ID)
+    of_pairs |= affinities(item_row[None], history, attribute, in_demand(popularity_IP))
+    found = {name: values[item_row] for name, values in relative.items()}
+    return found | {name: values[0] for name, values in of_pairs.items()}
+
+
 class Recorder:
     """Stands in for the ranker's ONNX session and keeps what it is given."""
 
@@ -263,17 +295,14 @@ def test_the_ranker_is_served_the_features_it_was_trained_on(world, pipeline):
             for place, user_row in enumerate(users):
                 item_row = np.searchsorted(world.item_ids.astype(str), reply.candidate_ids[place].astype(str))
                 pairs = np.full(len(item_row), user_row), item_row, np.full(len(item_row), moment[place])
-                expected = oracle_features(world, *pairs)
+                expected = oracle_features(world, *pairs) | oracle_tastes(world, *pairs[:2])
                 of_retrieval = {RETRIEVAL_SCORE, TWO_TOWER_SCORE, *map(source_feature, world.sources)}
                 assert {*expected, *of_retrieval} == set(recorder.columns)
                 for name, values in expected.items():
                     served = recorder.columns[name][place]
-                    if name.startswith("item_"):
-                        if later and name in ITEM_NUMBERS:
-                            continue
-                    else:
+                    if not is_per_candidate(name):
                         values = values[0]
-                    np.testing.assert_allclose(served, values, rtol=1e-6, atol=1e-6, err_msg=name)
+                    np.testing.assert_allclose(served, values, rtol=1e-5, atol=1e-5, err_msg=name)
     finally:
         score.opened_model = recorder.model
 
@@ -321,7 +350,8 @@ def test_candidates_and_ranks_equal_brute_force(world, pipeline):
         np.testing.assert_allclose([merged[item] for item in served.tolist()], best, rtol=1e-5)
 
         pairs = np.full(len(served), user_row), served, np.full(len(served), world.as_of)
-        batch = {name: torch.from_numpy(values) for name, values in oracle_features(world, *pairs).items()}
+        features = oracle_features(world, *pairs) | oracle_tastes(world, *pairs[:2])
+        batch = {name: torch.from_numpy(values) for name, values in features.items()}
         of_retrieval = {
             RETRIEVAL_SCORE: [merged[item] for item in served.tolist()],
             TWO_TOWER_SCORE: similarity_I[served],

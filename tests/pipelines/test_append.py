@@ -199,7 +199,7 @@ def test_the_made_world_has_no_later_logs(folder: Path, capsys: pytest.CaptureFi
     data = ("--data.synthetic.num-users", "50", "--data.synthetic.num-interactions", "500")
     assert main(["etl", "--out", "made", *data]) == 0
     assert main(["etl", "--out", "made", "--append", str(folder / "second")]) == 1
-    assert "the made world has no later logs" in capsys.readouterr().err
+    assert "a made world has no later logs" in capsys.readouterr().err
 
 
 def test_the_same_logs_are_not_appended_twice(folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -68,7 +68,7 @@ def test_without_a_command_the_help_is_shown(capsys):
         (["embeddings", "people", "--out", "a.parquet"], "invalid choice: 'people'"),
         (["embeddings", "users"], "--out"),
         (["similar"], "--item"),
-        (["tune", "ranking", "--out", "x"], "invalid choice: 'ranking'"),
+        (["tune", "serving", "--out", "x"], "invalid choice: 'serving'"),
         (["recommend", "--users", "a", "--k", "x"], "invalid int value: 'x'"),
         (["recommend", "--users", "a", "--seed", "1"], "recommend does not know --seed 1"),
         (["recommend", "--users", "a", "--url", "http://127.0.0.1:8001"], "must be host:port"),

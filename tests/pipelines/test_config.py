@@ -38,7 +38,19 @@ TABLES = {
     "data.criteo.valid": '"later"',
     "data.criteo.test": '"last"',
     "data.criteo.split": '"files"',
+    "data.impressions.path": '"clicks.csv"',
+    "data.impressions.label": '"clicked"',
+    "data.impressions.timestamp": '"when"',
+    "data.impressions.user_id": '"who"',
+    "data.impressions.item_id": '"what"',
+    "data.impressions.valid": '"later.csv"',
+    "data.impressions.test": '"last.csv"',
+    "data.impressions.users.path": '"users.csv"',
+    "data.impressions.users.user_id": '"id"',
+    "data.impressions.items.path": '"items.csv"',
+    "data.impressions.items.item_id": '"id"',
 }
+NAMES_A_CATEGORY = ("data.impressions.group", "data.impressions.hidden", "data.impressions.as_of")
 
 
 CRITEO_PARTS = ("data.criteo.valid", "data.criteo.test")
@@ -159,6 +171,8 @@ def test_every_key_can_be_set_on_the_command_line_and_comes_back_from_the_saved_
         arguments = {**TABLES, name: literal(value)}
         if name == "data.criteo.split":  # any other split takes all rows from train
             arguments = {key: text for key, text in arguments.items() if key not in CRITEO_PARTS}
+        if name in NAMES_A_CATEGORY:
+            arguments["data.impressions.categorical"] = '{x = "column x"}'
         words = [f"--{key.replace('_', '-')}={text}" for key, text in arguments.items()]
         config = load_config(None, words)
         assert read_at(as_document(config), name) == value, name
@@ -175,7 +189,7 @@ def test_every_key_has_a_meaning_and_a_type_in_words():
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.toml")), ids=lambda file: file.stem)
 def test_every_configuration_that_comes_along_is_valid(file):
-    assert load_config(file).data.adapter in ("tables", "synthetic", "hm", "criteo")
+    assert load_config(file).data.adapter in ("tables", "synthetic", "hm", "criteo", "impressions")
 
 
 def test_the_options_shown_in_the_template_are_keys(tmp_path):

@@ -3,8 +3,16 @@
 import re
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
+from features.logs.click_world import ClickWorldConfig
+from features.logs.click_world_log import COLUMNS, ClickWorldLog
+from features.logs.impression_config import ImpressionTableConfig
+from features.logs.impression_table import ImpressionTable
+from features.logs.quarantine import Quarantine
+from features.split import SplitConfig
 from pipelines.synth import FORMATS, SynthError, synth
 
 
@@ -16,7 +24,11 @@ def names(folder: Path) -> list[str]:
 def test_each_shape_and_form_is_written_and_reported(tmp_path: Path, shape: str, form: str) -> None:
     said: list[str] = []
     synth(shape, tmp_path / "new" / "logs", rows=1000, file_format=form, say=said.append)
-    stems = ["articles", "customers", "transactions_train"] if shape == "hm" else [f"day_{day}" for day in range(24)]
+    stems = {
+        "hm": ["articles", "customers", "transactions_train"],
+        "criteo": [f"day_{day}" for day in range(24)],
+        "clicks": ["impressions", "probability"],
+    }[shape]
     assert names(tmp_path / "new" / "logs") == sorted(f"{stem}.{form}" for stem in stems)
     assert names(tmp_path / "new") == ["logs"]
     assert len(said) == len(stems) + 1
@@ -40,13 +52,14 @@ def test_users_follow_the_rows_and_items_their_square_root(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"shape": "movielens"}, "the shape must be one of hm, criteo, got 'movielens'"),
+        ({"shape": "movielens"}, "the shape must be one of hm, criteo, clicks, got 'movielens'"),
         ({"file_format": "tsv"}, "--format must be one of csv, csv.gz, parquet for hm, got 'tsv'"),
         ({"rows": 0}, "--rows must be at least 1, got 0"),
         ({"users": 9}, "--users must be at least 10, got 9"),
         ({"items": 2_000_000}, "--items must be at least 50 and at most 1,500,000, got 2000000"),
         ({"seed": -1}, "--seed must be at least 0, got -1"),
-        ({"shape": "criteo", "users": 100}, "--users and --items are for hm"),
+        ({"shape": "criteo", "users": 100}, "--users and --items are for hm and clicks"),
+        ({"shape": "clicks", "rows": 99}, "--rows must be at least 100 for clicks, got 99"),
     ],
 )
 def test_impossible_arguments_are_named(tmp_path: Path, arguments: dict, message: str) -> None:
@@ -77,3 +90,26 @@ def test_an_empty_folder_is_filled_and_an_interrupted_run_leaves_nothing(tmp_pat
     assert names(out) == []
     synth("criteo", out, rows=100, say=lambda line: None)
     assert len(names(out)) == 24
+
+
+def test_a_click_world_written_and_read_by_a_mapping_is_the_one_that_its_adapter_makes(tmp_path: Path) -> None:
+    synth("clicks", tmp_path / "logs", rows=2_000, users=50, items=60, seed=4, file_format="csv", say=lambda line: None)
+    made = ClickWorldLog(ClickWorldConfig(num_users=50, num_items=60, num_impressions=2_000, seed=4), SplitConfig())
+    plain = [name for name in COLUMNS.categorical if name not in ("user_id", "item_id")]
+    config = ImpressionTableConfig(
+        path=str(tmp_path / "logs" / "impressions.csv"),
+        label="clicked",
+        timestamp="timestamp",
+        user_id="user_id",
+        item_id="item_id",
+        categorical={name: name for name in plain},
+        continuous={name: name for name in COLUMNS.real},
+    )
+    read = ImpressionTable(config, SplitConfig())
+    tables = [pa.concat_tables([block.columns for block in log.blocks(0, Quarantine())]) for log in (made, read)]
+    assert read.split() == made.split()
+    for name in (*COLUMNS.real, *COLUMNS.categorical, "timestamp"):
+        expected, found = (table[name].to_pylist() for table in tables)
+        assert found == pytest.approx(expected) if name in COLUMNS.real else found == expected
+    truth = np.loadtxt(tmp_path / "logs" / "probability.csv", skiprows=1)
+    np.testing.assert_allclose(truth, np.concatenate(list(made.true_probability().values())))

@@ -10,8 +10,8 @@ import pytest
 from optuna.trial import TrialState
 
 from features.errors import CascadeError
+from features.search_space import Choice, Range
 from pipelines.tune import Budget, TuneError, finished, opened_study, ranked, search, values_of
-from retrieval.search_space import Choice, Range
 
 SPACE = (Choice("shape", ((8,), (16, 8))), Range("width", 1, 64, log=True), Range("rate", 1e-4, 1.0, log=True))
 FIRST = {"shape": (8,), "width": 32, "rate": 0.5}

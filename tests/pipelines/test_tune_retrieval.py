@@ -13,11 +13,12 @@ import pytest
 from optuna.trial import TrialState
 
 from features.artifact import open_artifact
+from features.search_space import space_around, value_of
 from pipelines import tune_retrieval as tuning
 from pipelines.__main__ import main
 from pipelines.config import load_config, load_saved_config
 from pipelines.tune import Budget, TuneError, values_of
-from retrieval.search_space import SPACE, space_around, value_of
+from retrieval.search_space import SPACE
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_the_study_is_one_that_optuna_opens(run_folder):
     storage = f"sqlite:///{run_folder}/tune/retrieval.db"
     [name] = optuna.get_all_study_names(storage)
     study = optuna.load_study(study_name=name, storage=storage)
-    space = space_around(load_saved_config(run_folder / "config.json").retrieval)
+    space = space_around(load_saved_config(run_folder / "config.json").retrieval, SPACE)
     completed = study.get_trials(states=(TrialState.COMPLETE,))
     assert all(set(values_of(trial, space)) == {dimension.key for dimension in space} for trial in completed)
     manifest = json.loads((run_folder / "etl" / "manifest.json").read_text())

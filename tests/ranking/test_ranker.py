@@ -14,9 +14,13 @@ from ranking.pair_features import (
     RETRIEVAL_ONLY,
     RETRIEVAL_SCORE,
     SCORES,
+    SIMILARITIES,
     TWO_TOWER_SCORE,
+    affinity_name,
+    attribute_names,
     is_per_candidate,
     ranker_schema,
+    relative_names,
     source_feature,
 )
 from ranking.ranker import Ranker
@@ -99,13 +103,24 @@ def test_what_every_source_said_reaches_the_score(tables: FeatureTables, name):
     assert differs.nonzero().tolist() == [[2, 5]]
 
 
-def test_ids_reach_it_through_the_retrieval_scores_only(tables: FeatureTables):
+def test_ids_and_absolute_numbers_do_not_reach_it(tables: FeatureTables):
     names = ranker_schema(tables.schema, SOURCES).column_names
     assert not set(RETRIEVAL_ONLY) & set(names)
-    of_retrieval = {RETRIEVAL_SCORE, TWO_TOWER_SCORE, *(f"source_{name}" for name in SOURCES)}
-    assert set(names) == {*tables.schema.column_names, *of_retrieval} - set(RETRIEVAL_ONLY)
+    of_pair = {*SCORES, *map(source_feature, SOURCES), *SIMILARITIES, *relative_names(tables.schema)}
+    of_pair |= {affinity_name(name) for name in attribute_names(tables.schema)}
+    assert set(names) == {*tables.schema.column_names, *of_pair} - set(RETRIEVAL_ONLY)
     assert set(made(tables).inputs) == set(names)
-    assert all(is_per_candidate(name) for name in of_retrieval)
+    assert all(is_per_candidate(name) for name in of_pair)
+
+
+@torch.no_grad()
+def test_trust_scales_what_it_adds_to_the_retrieval_score(tables: FeatureTables):
+    model, batch = made(tables), example_batch(tables.schema, SOURCES, 4, 7)
+    whole = model.score_candidates(batch) - batch[RETRIEVAL_SCORE]
+    model.trust(0.25)
+    assert torch.allclose(model.score_candidates(batch) - batch[RETRIEVAL_SCORE], whole / 4, atol=1e-5)
+    model.trust(0)
+    assert torch.equal(model.score_candidates(batch), batch[RETRIEVAL_SCORE])
 
 
 @pytest.mark.parametrize(("num_users", "num_candidates"), [(1, 1), (1, 200), (64, 13)])

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 
 from features.artifact import Artifact, open_artifact, writing
 from features.batches import FeatureTables
+from features.checkpoint import Checkpoint
 from retrieval.config import RetrievalConfig, TwoTowerConfig
 from retrieval.errors import DivergedError
 from retrieval.popularity import PopularityTimeline
 from retrieval.train import run, train
-from retrieval.training.checkpoint import Checkpoint, checkpoint_key
 from retrieval.training.learning_curve import LearningCurve
 from retrieval.training.step_loss import StepLoss
 from retrieval.two_tower import TwoTower
@@ -121,20 +121,6 @@ def test_a_checkpoint_of_another_training_is_passed_over_and_said(trained, other
     model = trained(checkpoint, config=replace(CONFIG, max_epochs=2))
     assert "another configuration, seed or data" in said[0]
     assert_same(model, trained(None, config=replace(CONFIG, max_epochs=2)))
-
-
-def test_other_data_has_another_key(toy_etl: Artifact):
-    other = Artifact(toy_etl.path, dict(toy_etl.manifest) | {"content_hash": "00"})
-    assert checkpoint_key(CONFIG, toy_etl, 0, 3) == checkpoint_key(CONFIG, toy_etl, 0, 3)
-    assert checkpoint_key(CONFIG, toy_etl, 0, 3) != checkpoint_key(CONFIG, other, 0, 3)
-
-
-@pytest.mark.parametrize("content", [b"", b"no tensors", b"\x08\0\0\0\0\0\0\0{}      "])
-def test_a_damaged_checkpoint_is_passed_over_and_said(content: bytes, tmp_path: Path):
-    path, said = tmp_path / "early.safetensors", []
-    path.write_bytes(content)
-    assert Checkpoint(path, 1.0, said.append).load("key") is None
-    assert f"{path}: cannot be read" in said[0]
 
 
 KILLED = """

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from features.search_space import Choice, Range, space_around, value_of, with_values
 from retrieval.config import RetrievalConfig
-from retrieval.search_space import SPACE, Choice, Range, space_around, value_of, with_values
+from retrieval.search_space import SPACE
 
 
 @pytest.mark.parametrize("dimension", SPACE, ids=lambda dimension: dimension.key)
@@ -33,14 +34,14 @@ def test_a_range_has_the_type_of_its_key_and_a_logarithm_where_it_needs_one(dime
 
 def test_the_space_grows_to_hold_a_configuration_and_only_as_far():
     outside = with_values(RetrievalConfig(), {"two_tower.embedding_dim": 17, "id_dropout": 0.9, "learning_rate": 1e-5})
-    wide = {dimension.key: dimension for dimension in space_around(outside)}
+    wide = {dimension.key: dimension for dimension in space_around(outside, SPACE)}
     for dimension in SPACE:
         assert value_of(outside, dimension.key) in wide[dimension.key]
     assert wide["two_tower.embedding_dim"] == Choice("two_tower.embedding_dim", (32, 64, 128, 17))
     narrow = {dimension.key: dimension for dimension in SPACE}
     assert wide["id_dropout"] == Range("id_dropout", narrow["id_dropout"].low, 0.9)
     assert wide["learning_rate"] == Range("learning_rate", 1e-5, narrow["learning_rate"].high, log=True)
-    assert space_around(RetrievalConfig()) == SPACE
+    assert space_around(RetrievalConfig(), SPACE) == SPACE
 
 
 def test_with_values_changes_what_it_is_told_and_nothing_else():

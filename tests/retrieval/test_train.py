@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -66,17 +67,35 @@ def test_another_seed_gives_another_model(toy_etl: Artifact, artifact: Artifact,
     assert not np.array_equal(matrix(other.file(name), "vector"), matrix(artifact.file(name), "vector"))
 
 
-def test_proposals_belong_to_the_validation_examples_best_first(toy_etl: Artifact, artifact: Artifact):
+def test_proposals_belong_to_those_who_came_back_best_first(toy_etl: Artifact, artifact: Artifact):
     proposals = pq.read_table(artifact.file("proposals.parquet"))
     valid = pq.read_table(toy_etl.path / "examples/valid")
-    assert len(proposals) == len(valid)
-    assert (proposals["moment"].to_numpy() <= valid["timestamp"].to_numpy()).all()
-    assert proposals["event"].to_pylist() == list(range(len(valid)))
+    of_valid = proposals.filter(pc.equal(proposals["origin"], 0))
+    assert of_valid["user_row"].to_pylist() == sorted(set(valid["user_row"].to_pylist()))
     rows, scores = (matrix(artifact.file("proposals.parquet"), name) for name in ("item_row", "merged_score"))
     for row, score in zip(rows, scores, strict=True):
         filled = row[row >= 0]
         assert len(filled) == len(set(filled.tolist())) > 0
         assert (np.diff(score[row >= 0]) <= 1e-6).all(), "no item is new here, so none has moved up"
+
+
+def test_an_earlier_origin_knows_nothing_of_what_came_then(toy_etl, toy_logs, make_etl, tmp_path: Path):
+    """What happens between an earlier origin and the validation part does not change what is proposed at it."""
+    log, metrics = toy_logs.interactions, toy_etl.metrics
+    time = log["timestamp"].to_numpy()
+    origin = 2 * metrics["valid_from"] - metrics["test_from"]
+    between = (time >= origin) & (time < metrics["valid_from"])
+    items = log["item_id"].to_numpy(zero_copy_only=False).copy()
+    assert between.any()
+    items[between] = np.random.default_rng(0).permutation(items[between])
+    changed = make_etl(replace(toy_logs, interactions=log.set_column(1, "item_id", pa.array(items))))
+    found = []
+    config = replace(CONFIG, max_epochs=1, refit=False)
+    for name, etl in (("one", toy_etl), ("two", changed)):
+        vectors = pq.read_table(trained(etl, tmp_path / name, config).file("proposing_vectors.parquet"))
+        found.append(np.stack(vectors["vector"].to_numpy()).reshape(2, etl.metrics["num_items"], -1))
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    assert not np.array_equal(found[0][0], found[1][0])
 
 
 def test_the_proposing_model_knows_nothing_from_the_validation_part_on(toy_etl, toy_logs, make_etl, tmp_path: Path):

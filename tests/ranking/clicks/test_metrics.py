@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ranking.clicks.metrics import RankedLabels, auc, calibration_ratio, log_losses, normalised_entropy
+from ranking.clicks.metrics import (
+    GroupedAuc,
+    MetricInputError,
+    RankedLabels,
+    auc,
+    calibration_ratio,
+    checked_probabilities,
+    log_losses,
+    normalised_entropy,
+)
 
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=30)
 
@@ -38,6 +47,49 @@ def test_auc_without_anything_to_order_is_half_and_without_pairs_is_nan():
     assert auc(np.full(5, 0.3), np.array([0, 1, 1, 0, 0])) == 0.5
     assert np.isnan(auc(np.array([0.1, 0.2]), np.array([1, 1])))
     assert np.isnan(auc(np.empty(0), np.empty(0)))
+
+
+@given(ROWS)
+def test_gauc_is_the_auc_of_each_group_weighted_by_its_rows(rows):
+    score, label, group = (np.array(column, int) for column in zip(*rows, strict=True))
+    mine = [group == one for one in range(4)]
+    values = np.array([auc_by_pairs(score[rows], label[rows]) for rows in mine])
+    sizes = np.array([rows.sum() for rows in mine])
+    known = ~np.isnan(values)
+    expected = (values * sizes)[known].sum() / sizes[known].sum() if known.any() else np.nan
+    found = GroupedAuc(score, label, group)
+    assert found.value() == pytest.approx(expected, nan_ok=True)
+    assert found.num_measured == known.sum()
+
+
+def test_gauc_by_hand():
+    """Group 0 is in order, 1 half, 2 has no click and counts nothing; the AUC of all rows is another number."""
+    score = np.array([0.9, 0.8, 0.3, 0.3, 0.3, 0.3, 0.7])
+    label, group = np.array([1, 0, 1, 0, 0, 1, 0]), np.array([0, 0, 1, 1, 1, 1, 2])
+    found = GroupedAuc(score, label, group)
+    assert found.value() == pytest.approx((2 * 1 + 4 * 0.5) / 6) and found.num_measured == 2
+    assert found.value(np.array([3, 1, 5])) == pytest.approx((3 * 2 * 1 + 4 * 0.5) / 10)
+    assert auc(score, label) != pytest.approx(found.value())
+
+
+def test_knowing_only_who_clicks_often_earns_nothing_within_groups():
+    random = np.random.default_rng(0)
+    group = random.integers(0, 50, 5_000)
+    habit = np.linspace(0.1, 0.9, 50)[group]
+    label = random.random(5_000) < habit
+    assert auc(habit, label) > 0.75 and GroupedAuc(habit, label, group).value() == 0.5
+
+
+def test_gauc_without_a_group_that_has_both_is_nan():
+    assert np.isnan(GroupedAuc(np.array([0.1, 0.2]), np.array([0, 1]), np.array([0, 1])).value())
+    empty = np.empty(0, np.int64)
+    assert np.isnan(GroupedAuc(empty, empty, empty).value())
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -0.1, 1.1])
+def test_a_probability_that_is_none_is_named(wrong: float):
+    with pytest.raises(MetricInputError, match=rf"probability of row 1 .* is {wrong}, needed a number in 0\.\.1"):
+        checked_probabilities(np.array([0.1, wrong]), np.array([0, 1]))
 
 
 def test_log_loss_is_that_of_what_happened():

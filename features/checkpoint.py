@@ -19,15 +19,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from features.artifact import Artifact
-from retrieval.config import RetrievalConfig
-
 FORMAT_VERSION = 1
 
 
-def checkpoint_key(config: RetrievalConfig, etl: Artifact, seed: int, num_epochs: int) -> str:
-    """Equal for trainings that end with the same model."""
-    document = [FORMAT_VERSION, torch.__version__, asdict(config), etl.content_hash, seed, num_epochs]
+def training_key(*parts: Any) -> str:
+    """Equal for trainings that end with the same model.
+
+    Args:
+        parts: JSON values: the settings, the hash of the data, the seed, and whatever else the result depends on.
+    """
+    document = [FORMAT_VERSION, torch.__version__, *parts]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
@@ -49,7 +50,7 @@ class Checkpoint:
     Args:
         path: of the file; its folder is made when it is first written.
         minutes: between two saves within an epoch.
-        say: gets a line when a checkpoint is taken up or passed over.
+        say: gets a line when a checkpoint is taken up or passed over, or cannot be written.
     """
 
     def __init__(self, path: Path, minutes: float, say: Callable[[str], None]) -> None:
@@ -61,12 +62,23 @@ class Checkpoint:
         return time.monotonic() - self._saved_at >= self._seconds
 
     def save(self, key: str, progress: Progress, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Replace the file; tensors may share memory."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        """Replace the file; tensors may share memory.
+
+        Where it cannot be written, the last one stays, and a line says so.
+        """
         building = self._path.with_suffix(".building")
-        own = {name: value.contiguous().clone() for name, value in tensors.items()}
-        save_file(own, building, metadata={"key": key, "progress": json.dumps(asdict(progress))})
-        os.replace(building, self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(_apart(tensors), building, metadata={"key": key, "progress": json.dumps(asdict(progress))})
+            _sync(building)
+            os.replace(building, self._path)
+        except (SafetensorError, OSError) as error:
+            building.unlink(missing_ok=True)
+            last = "the last one stays" if self._path.is_file() else "there is none yet"
+            self._say(
+                f"{self._path}: the checkpoint cannot be written ({error}), {last}; training goes on, and a run that "
+                "is killed repeats what came after it; make room on the disk"
+            )
         self._saved_at = time.monotonic()
 
     def load(self, key: str) -> tuple[Progress, dict[str, torch.Tensor]] | None:
@@ -86,3 +98,31 @@ class Checkpoint:
             return None
         self._say(f"{self._path}: training goes on after epoch {progress.epoch}, step {progress.step}")
         return progress, tensors
+
+
+def below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors named `prefix.NAME`, by NAME."""
+    return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under the names `prefix.NAME`."""
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """No two of them in the same memory, as safetensors wants it; a large table is not copied without need."""
+    seen: set[int] = set()
+
+    def own(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        is_alone = tensor.is_contiguous() and storage.data_ptr() not in seen and storage.nbytes() == tensor.nbytes
+        seen.add(storage.data_ptr())
+        return tensor.detach() if is_alone else tensor.detach().contiguous().clone()
+
+    return {name: own(tensor) for name, tensor in tensors.items()}
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""How the rankers are trained: rates, weights, the loop, and a start from earlier weights."""
