@@ -35,6 +35,8 @@ from ranking.ranker import Ranker
 
 # B lists  K items of a list  E epochs
 NDCG = f"ndcg@{CUT_OFF}"
+SURE = 1.96
+"""Standard errors of a gain that is hardly chance."""
 _LISTS_AT_ONCE = 64
 """Of which the losses of all pairs are in memory."""
 
@@ -71,22 +73,22 @@ def run(config: RankingConfig, etl: Artifact, retrieval: Artifact, seed: int, wr
 
 
 def trusted_share(gain_B: np.ndarray, user_B: np.ndarray) -> float:
-    """How much of the learned departure from retrieval's order to keep: max(0, 1 - 1 / t^2).
+    """How much of the learned departure from retrieval's order to keep: max(0, 1 - (SURE / t)^2).
 
-    t is the mean gain over its standard error, a user's lists averaged first. A gain of less than its error, and any
-    loss, keeps retrieval's order as it is.
+    t is the mean gain over its standard error, a user's lists averaged first. A gain that could be chance, and any
+    loss, keeps retrieval's order as it is: the next period differs from this one by more than its users do.
 
     Args:
         gain_B: what ranking gained over retrieval's order in each list, of users held out.
         user_B: whose list it is.
-    Source: James & Stein, "Estimation with quadratic loss", 1961, the positive part.
+    Source: James & Stein, "Estimation with quadratic loss", 1961, the positive part, with a wider error.
     """
     _, place_B = np.unique(user_B, return_inverse=True)
     gain = np.bincount(place_B, gain_B) / np.bincount(place_B)
     error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
     if gain.mean() <= 0 or not error:
         return 0.0
-    return float(max(0.0, 1 - (error / gain.mean()) ** 2))
+    return float(max(0.0, 1 - (SURE * error / gain.mean()) ** 2))
 
 
 def train(
