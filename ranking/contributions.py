@@ -75,7 +75,7 @@ def _values(model: Ranker, batch: Batch) -> Values:
         return batch[name].repeat_interleave(num_candidates, dim=0)
 
     flat = {name: of_pairs(name) for name in model.inputs}
-    return {name: flat[name] for name in model.continuous} | model._embedded(flat)
+    return {name: flat[name] for name in model.continuous} | model.embedded(flat)
 
 
 def _list_means(values: Values, num_users: int) -> Values:

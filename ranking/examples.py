@@ -33,7 +33,7 @@ from ranking.pair_features import (
     is_per_candidate,
     source_feature,
 )
-from ranking.taste import NO_ITEM, affinities, in_demand, relative_numbers, similarities
+from ranking.taste import NO_ITEM, affinities, attributes_at, in_demand, relative_numbers, similarities
 
 # B lists  K candidates  S sources  I items  N history  E vectors  P popularity
 NEEDED = ("origin", "user_row", "moment", "until", "query_vector", "item_row", "merged_score", "sources")
@@ -155,7 +155,7 @@ def _of_origins(
         relative = relative_numbers(_numbers(etl, events, moment), demand)
         found = {name: value_I[np.maximum(rows_bK, 0)] for name, value_I in relative.items()}
         found |= similarities(rows_bK, history_bN, item_IE[:, : -popularity_IP.shape[1]])
-        found |= affinities(rows_bK, history_bN, attribute, in_demand(demand))
+        found |= affinities(rows_bK, history_bN, attributes_at(attribute, in_demand(demand)))
         found[TWO_TOWER_SCORE] = np.einsum("bkd,bd->bk", item_IE[np.maximum(rows_bK, 0)], query_BE[lists])
         for name, value_bK in found.items():
             columns.setdefault(name, np.zeros(row_BK.shape, np.float32))[lists] = value_bK

@@ -52,7 +52,7 @@ class Ranker(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """[N] scores, a row of the batch is one pair; lists are [N, length]."""
-        return self._score(self._embedded(batch), {name: batch[name] for name in self.continuous})
+        return self._score(self.embedded(batch), {name: batch[name] for name in self.continuous})
 
     def score_candidates(self, batch: Batch) -> torch.Tensor:
         """[B, K] scores: per-user features are [B] or [B, length], per-candidate ones [B, K] or [B, K, length].
@@ -62,7 +62,7 @@ class Ranker(nn.Module):
         num_users, num_candidates = batch[RETRIEVAL_SCORE].shape
         per_user = {name for name in self.inputs if not is_per_candidate(name)}
         flat = {name: batch[name] if name in per_user else batch[name].flatten(0, 1) for name in self.inputs}
-        embedded = self._embedded(flat)
+        embedded = self.embedded(flat)
         user = torch.arange(num_users).repeat_interleave(num_candidates)
         vectors = {name: vector[user] if name in per_user else vector for name, vector in embedded.items()}
         numbers = {name: flat[name][user] if name in per_user else flat[name] for name in self.continuous}
@@ -73,24 +73,29 @@ class Ranker(nn.Module):
         columns = torch.stack([scores[name].flatten() for name in SCORES], dim=1)
         self.score_mean, self.score_deviation = columns.mean(0), columns.std(0).clamp(min=1e-6)
 
+    def scaled(self, numbers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The numbers by name, of any shape, with the SCORES in deviations from their mean."""
+        of_scores = {
+            name: (numbers[name] - self.score_mean[place]) / self.score_deviation[place]
+            for place, name in enumerate(SCORES)
+        }
+        return numbers | of_scores
+
     def trust(self, share: float) -> None:
         """Keep only a share of what it adds to the retrieval score."""
         with torch.no_grad():
             for weight in self.output.parameters():
                 weight *= share
 
-    def _embedded(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def embedded(self, batch: Batch) -> dict[str, torch.Tensor]:
         """[N, D] of each category and each ready-made vector, in the order of `inputs`."""
         vectors = self.tables({name: batch[name] for name in self.categorical})
         vectors = {name: vectors[name] for name in self.categorical}
         return vectors | {name: project(batch[name]) for name, project in self.projections.items()}
 
     def _score(self, vectors: dict[str, torch.Tensor], numbers: dict[str, torch.Tensor]) -> torch.Tensor:
-        score_N = numbers[RETRIEVAL_SCORE]
-        for place, name in enumerate(SCORES):
-            scaled_N = (numbers[name] - self.score_mean[place]) / self.score_deviation[place]
-            numbers = numbers | {name: scaled_N}
-        number_NF = torch.stack([numbers[name] for name in self.continuous], dim=1)
+        score_N, scaled = numbers[RETRIEVAL_SCORE], self.scaled(numbers)
+        number_NF = torch.stack([scaled[name] for name in self.continuous], dim=1)
         vector_NCD = torch.stack([*vectors.values()], dim=1)
         return score_N + self.output(self.network(number_NF, vector_NCD)).squeeze(-1)
 

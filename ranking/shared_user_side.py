@@ -20,7 +20,7 @@ from ranking.networks.dcn_v2 import DcnV2, LowRankCross
 from ranking.networks.dlrm import DlrmNetwork
 from ranking.networks.fm import FactorizationMachine
 from ranking.networks.mlp import Mlp
-from ranking.pair_features import RETRIEVAL_SCORE, SCORES, is_per_candidate
+from ranking.pair_features import RETRIEVAL_SCORE, is_per_candidate
 from ranking.ranker import Ranker
 
 # B users  U the users twice  K candidates  D embedding  H outputs  X inputs of a layer
@@ -97,10 +97,10 @@ class SharedUserSide(nn.Module):
             name: batch[name].flatten(0, 1) if is_per_candidate(name) else torch.cat([batch[name], batch[name]])
             for name in self.model.inputs
         }
-        vectors = self.model._embedded(flat)
-        numbers = {name: batch[name] if is_per_candidate(name) else flat[name] for name in self.model.continuous}
-        for place, name in enumerate(SCORES):
-            numbers[name] = (numbers[name] - self.model.score_mean[place]) / self.model.score_deviation[place]
+        vectors = self.model.embedded(flat)
+        numbers = self.model.scaled(
+            {name: batch[name] if is_per_candidate(name) else flat[name] for name in self.model.continuous}
+        )
         sides, dim = self.sides, self.model.network.dim
         number = [numbers[name] for name in self.model.continuous]
         vector = [vectors[name] for name in self.vector_names]

@@ -6,15 +6,15 @@ Training and serving call the same functions. The features of a pair depend on t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
+from features.schema import FIRST_KNOWN
 from ranking.pair_features import POPULARITY_NAMES, SIMILARITIES, affinity_name, relative_name
 
-# B users  K candidates  N history  I items  L values of an attribute  D item vectors  P windows
+# B users  K candidates  N history  I items  L values of an attribute  V all its values  D item vectors  P windows
 NO_ITEM = -1
-FIRST_KNOWN = 3
-"""Encoded categories below stand for padding, null and unseen (features.schema)."""
 NUM_IN_DEMAND = 200
 """The most popular items of the moment: an item's numbers are given in their deviations from their mean."""
 LIMIT = 5.0
@@ -76,25 +76,47 @@ def similarities(row_BK: np.ndarray, history_BN: np.ndarray, unit_ID: np.ndarray
     return dict(zip(SIMILARITIES, found, strict=True))
 
 
+@dataclass(frozen=True, eq=False)
+class Attribute:
+    """An attribute of all items at a moment."""
+
+    value_IL: np.ndarray
+    """Encoded categories."""
+    common_V: np.ndarray
+    """How often the items in demand have each value, over their number."""
+
+    @classmethod
+    def of(cls, values: np.ndarray, demanded: np.ndarray) -> Attribute:
+        """Args:
+        values: [I] or [I, L].
+        demanded: rows of the items `in_demand`.
+        """
+        value_IL = values[:, None] if values.ndim == 1 else values
+        counts_V = np.bincount(value_IL[demanded].ravel(), minlength=int(value_IL.max(initial=0)) + 1)
+        return cls(value_IL, counts_V / max(len(demanded), 1))
+
+
+def attributes_at(values: Mapping[str, np.ndarray], demanded: np.ndarray) -> dict[str, Attribute]:
+    """Each attribute by name, for `affinities`; made once a moment, because it looks at the whole catalogue."""
+    return {name: Attribute.of(value_IL, demanded) for name, value_IL in values.items()}
+
+
 def affinities(
-    row_BK: np.ndarray, history_BN: np.ndarray, attribute: Mapping[str, np.ndarray], demanded: np.ndarray
+    row_BK: np.ndarray, history_BN: np.ndarray, attributes: Mapping[str, Attribute]
 ) -> dict[str, np.ndarray]:
     """[B, K] of each attribute by the name of its feature: how much more of the history has a value than of the items
     in demand, the mean over the item's values, shrunk where the history is short; 0 without history or known value.
 
     Args:
         row_BK, history_BN: as for `similarities`.
-        attribute: encoded categories of all items by name, [I] or [I, L].
-        demanded: rows of the items `in_demand`.
+        attributes: as `attributes_at` gives them.
     """
-    return {
-        affinity_name(name): _affinity(values[:, None] if values.ndim == 1 else values, row_BK, history_BN, demanded)
-        for name, values in attribute.items()
-    }
+    return {affinity_name(name): _affinity(one, row_BK, history_BN) for name, one in attributes.items()}
 
 
-def _affinity(value_IL: np.ndarray, row_BK: np.ndarray, history_BN: np.ndarray, demanded: np.ndarray) -> np.ndarray:
-    size = int(value_IL.max(initial=0)) + 1
+def _affinity(attribute: Attribute, row_BK: np.ndarray, history_BN: np.ndarray) -> np.ndarray:
+    value_IL, common_V = attribute.value_IL, attribute.common_V
+    size = len(common_V)
     user, place = np.nonzero(history_BN != NO_ITEM)
     had_ML = value_IL[history_BN[user, place]]
     known_ML = had_ML >= FIRST_KNOWN
@@ -103,7 +125,6 @@ def _affinity(value_IL: np.ndarray, row_BK: np.ndarray, history_BN: np.ndarray, 
     of_item_BKL = value_IL[np.maximum(row_BK, 0)]
     count_BKL = count_BV[np.arange(len(row_BK))[:, None, None], of_item_BKL]
     known_BKL = of_item_BKL >= FIRST_KNOWN
-    common_V = np.bincount(value_IL[demanded].ravel(), minlength=size) / max(len(demanded), 1)
     num_past_B11 = (history_BN != NO_ITEM).sum(1)[:, None, None]
     more_BKL = np.where(known_BKL, (count_BKL - num_past_B11 * common_V[of_item_BKL]) / (num_past_B11 + PRIOR), 0.0)
     total_BK = more_BKL[..., 0].copy()

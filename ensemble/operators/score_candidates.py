@@ -13,10 +13,9 @@ from ensemble.onnx_model import OnnxModel
 from ensemble.operators.fetch_user_features import FALLBACK
 from ensemble.operators.operator import Columns, RequestOperator
 from features.history import SECONDS_PER_DAY
-from features.ops.calendar import hour_and_weekday
 from features.workflow import normalized_log
 from ranking.pair_features import ABSOLUTE, TWO_TOWER_SCORE, affinity_name, source_feature
-from ranking.taste import affinities, in_demand, relative_numbers, similarities
+from ranking.taste import affinities, attributes_at, in_demand, relative_numbers, similarities
 from retrieval.candidates import source_names
 from retrieval.item_rows import ItemRows
 from retrieval.popularity import NUM_COORDINATES, NUM_WINDOWS
@@ -60,11 +59,10 @@ class ScoreCandidates(RequestOperator):
         return {"score": np.where(row_BK == NO_ITEM, -np.inf, score_BK).astype(np.float32)}
 
     def _of_the_moment(self, columns: Columns) -> Columns:
-        hour_B, weekday_B = hour_and_weekday(columns["timestamp"])
         last_B = columns["last_timestamp"]
         recency_B = np.where(last_B >= 0, np.maximum(columns["timestamp"] - last_B, 0) / SECONDS_PER_DAY, 0.0)
         mean, deviation = self.opened_normalization["user_recency_days"]
-        return {"hour": hour_B, "weekday": weekday_B, "user_recency_days": normalized_log(recency_B, mean, deviation)}
+        return {"user_recency_days": normalized_log(recency_B, mean, deviation)}
 
     def _of_the_items(self, columns: Columns) -> Columns:
         row_BK = columns["candidate_row"]
@@ -77,7 +75,7 @@ class ScoreCandidates(RequestOperator):
         relative = {name: values[np.maximum(row_BK, 0)] for name, values in self.opened_relative.items()}
         history_BN = self.opened_rows.of_ids(columns["history"])
         taste = similarities(row_BK, history_BN, self.opened_vectors[:, :-NUM_COORDINATES])
-        taste |= affinities(row_BK, history_BN, self.opened_attributes, self.opened_demanded)
+        taste |= affinities(row_BK, history_BN, self.opened_attributes)
         return self.opened_items.features_of(row_BK) | said | {TWO_TOWER_SCORE: score_BK} | relative | taste
 
     def open(self, folder: Path) -> None:
@@ -90,9 +88,7 @@ class ScoreCandidates(RequestOperator):
         number_I = {name: items[name].to_numpy() for name in ABSOLUTE if name in items.column_names}
         windows = slice(-NUM_COORDINATES, NUM_WINDOWS - NUM_COORDINATES)
         self.opened_relative = relative_numbers(number_I, self.opened_vectors[:, windows])
-        self.opened_demanded = in_demand(self.opened_vectors[:, windows])
         read = set(self.opened_model.inputs)
-        self.opened_attributes = {
-            name: array_of(items[name]) for name in items.column_names if affinity_name(name) in read
-        }
+        values = {name: array_of(items[name]) for name in items.column_names if affinity_name(name) in read}
+        self.opened_attributes = attributes_at(values, in_demand(self.opened_vectors[:, windows]))
         self.opened_normalization = json.loads((folder / "online.json").read_text())

@@ -22,8 +22,6 @@ from ranking.networks.network import Network
 class DcnV2(Network):
     """Crosses of numbers and vectors side by side; `structure` says where the deep network stands."""
 
-    name = "DCN-v2"
-
     def __init__(self, config: NetworkConfig, num_numbers: int, num_vectors: int) -> None:
         super().__init__(config, num_numbers, num_vectors)
         num_inputs = num_numbers + num_vectors * self.dim

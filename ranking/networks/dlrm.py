@@ -19,8 +19,6 @@ from ranking.networks.pair_products import PairProducts
 class DlrmNetwork(Network):
     """The top MLP reads the bottom MLP's output, the V (V - 1) / 2 products and, if so told, one scalar per vector."""
 
-    name = "DLRM"
-
     def __init__(self, config: NetworkConfig, num_numbers: int, num_vectors: int) -> None:
         super().__init__(config, num_numbers, num_vectors)
         self.has_pooled_scalars = config.dlrm.pooled_scalars

@@ -21,7 +21,6 @@ class FactorizationMachine(Network):
     own, which it multiplies.
     """
 
-    name = "FM"
     width = 2
 
     def __init__(self, config: NetworkConfig, num_numbers: int, num_vectors: int) -> None:

@@ -15,8 +15,6 @@ from ranking.networks.network import Network
 class Mlp(Network):
     """All inputs through layers with ReLU."""
 
-    name = "MLP"
-
     def __init__(self, config: NetworkConfig, num_numbers: int, num_vectors: int) -> None:
         super().__init__(config, num_numbers, num_vectors)
         self.dropout = nn.Dropout(config.dropout)

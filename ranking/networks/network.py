@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import nn
 
@@ -22,8 +20,6 @@ class Network(nn.Module):
 
     width: int
     """H."""
-    name: ClassVar[str]
-    """What the published pictures call it."""
 
     def __init__(self, config: NetworkConfig, num_numbers: int, num_vectors: int) -> None:
         super().__init__()

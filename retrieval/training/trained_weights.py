@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from features.checkpoint import below, under
 from features.embedding import with_sparse_gradients
 from features.rowwise_adagrad import RowwiseAdagrad
 from retrieval.config import RetrievalConfig
@@ -44,23 +45,18 @@ class TrainedWeights:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All that the next step depends on; the tensors are those in use, not copies."""
-        state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        state |= {f"averaging.{name}": value for name, value in self.average.state_dict().items()}
+        state = under("model", self.model.state_dict()) | under("averaging", self.average.state_dict())
         for kind, optimizer in self._optimizers.items():
             for number, values in optimizer.state_dict()["state"].items():
-                state |= {f"{kind}.{number}.{name}": value for name, value in values.items()}
+                state |= under(f"{kind}.{number}", values)
         return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.model.load_state_dict(_below("model", state))
-        self.average.load_state_dict(_below("averaging", state))
+        self.model.load_state_dict(below("model", state))
+        self.average.load_state_dict(below("averaging", state))
         for kind, optimizer in self._optimizers.items():
             values: dict[int, dict[str, torch.Tensor]] = {}
-            for name, value in _below(kind, state).items():
+            for name, value in below(kind, state).items():
                 number, key = name.split(".")
                 values.setdefault(int(number), {})[key] = value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": values})
-
-
-def _below(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name[len(prefix) + 1 :]: value for name, value in state.items() if name.startswith(f"{prefix}.")}

@@ -35,7 +35,7 @@ from ranking.pair_features import (
     source_feature,
 )
 from ranking.ranker import Ranker
-from ranking.taste import affinities, in_demand, relative_numbers, similarities
+from ranking.taste import affinities, attributes_at, in_demand, relative_numbers, similarities
 from retrieval.candidates import load_merge, source_names
 from retrieval.popularity import PopularityTimeline
 from retrieval.sources import FITTED, Users
@@ -266,7 +266,7 @@ def oracle_tastes(world, user_row, item_row):
     attribute = {name: array_of(world.items[name]) for name in attribute_names(schema)}
     unit_ID = item_IE[:, : -popularity_IP.shape[1]]
     of_pairs = similarities(item_row[None], history, unit_ID)
-    of_pairs |= affinities(item_row[None], history, attribute, in_demand(popularity_IP))
+    of_pairs |= affinities(item_row[None], history, attributes_at(attribute, in_demand(popularity_IP)))
     found = {name: values[item_row] for name, values in relative.items()}
     return found | {name: values[0] for name, values in of_pairs.items()}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ranking.taste import LIMIT, NO_ITEM, PRIOR, affinities, in_demand, relative_numbers, similarities
+from ranking.taste import LIMIT, NO_ITEM, PRIOR, affinities, attributes_at, in_demand, relative_numbers, similarities
 
 RANDOM = np.random.default_rng(0)
 NUM_ITEMS, WINDOWS = 300, 5
@@ -38,7 +38,7 @@ def test_similarities_are_cosines_with_the_history(unit):
 
 def test_affinities_compare_the_history_with_the_items_in_demand(attribute):
     demanded = in_demand(POPULARITY)
-    found = affinities(CANDIDATES, HISTORY, attribute, demanded)
+    found = affinities(CANDIDATES, HISTORY, attributes_at(attribute, demanded))
     assert list(found) == ["pair_colour", "pair_genres"]
     for name, values in (("pair_colour", attribute["item_colour"][:, None]), ("pair_genres", attribute["item_genres"])):
         common = [(values[demanded] == value).sum() / len(demanded) for value in range(12)]
@@ -79,10 +79,12 @@ def test_a_number_that_is_the_same_everywhere_says_nothing():
 
 def test_a_pair_depends_on_no_other_pair_bit_for_bit(unit, attribute):
     demanded = in_demand(POPULARITY)
-    together = similarities(CANDIDATES, HISTORY, unit) | affinities(CANDIDATES, HISTORY, attribute, demanded)
+    together = similarities(CANDIDATES, HISTORY, unit) | affinities(
+        CANDIDATES, HISTORY, attributes_at(attribute, demanded)
+    )
     for user in range(3):
         for places in (slice(0, 1), slice(3, 20)):
             rows, history = CANDIDATES[user : user + 1, places], HISTORY[user : user + 1]
-            alone = similarities(rows, history, unit) | affinities(rows, history, attribute, demanded)
+            alone = similarities(rows, history, unit) | affinities(rows, history, attributes_at(attribute, demanded))
             for name, values in together.items():
                 np.testing.assert_array_equal(alone[name][0], values[user, places], err_msg=name)

@@ -23,7 +23,7 @@ from ranking.config import DlrmConfig, NegativesConfig, NetworkConfig, RankingCo
 from ranking.examples import ExamplesError, source_names, write_examples
 from ranking.losses import LOSSES
 from ranking.pair_features import NUM_WINDOWS, attribute_names
-from ranking.taste import NO_ITEM, affinities, in_demand, relative_numbers
+from ranking.taste import NO_ITEM, affinities, attributes_at, in_demand, relative_numbers
 from ranking.train import SURE, run, train, trusted_share
 from retrieval.popularity import PopularityTimeline
 
@@ -123,7 +123,7 @@ def test_tastes_are_those_of_the_history_before_the_moment(lists, events, etl: A
         history[0, : len(past)] = past
         had += len(past)
         demanded = in_demand(popularity.at(row.timestamp).numpy())
-        for name, values in affinities(row.item_row[None], history, attribute, demanded).items():
+        for name, values in affinities(row.item_row[None], history, attributes_at(attribute, demanded)).items():
             np.testing.assert_allclose(getattr(row, name), values[0], atol=1e-6, err_msg=name)
     assert had
 
