@@ -81,18 +81,27 @@ class RecommendClient:
         exclude: Sequence[Sequence[str]] | None = None,
         timestamp: int | Sequence[int] | None = None,
         with_candidates: bool = False,
+        *,
+        allow: Sequence[Sequence[str]] | None = None,
+        **parameters: Any,
     ) -> Reply:
         """Recommend for up to max_batch_size users in one call; the arguments are those of `Request.of`.
 
+        Args:
+            parameters: seed, temperature, diversity, timeout_ms.
+
         Raises: RequestError; ServerUnavailable; ServerFailure.
         """
-        request = Request.of(user_ids, k, exclude, timestamp, with_candidates=with_candidates)
+        request = Request.of(
+            user_ids, k, exclude, timestamp, allow=allow, with_candidates=with_candidates, **parameters
+        )
         names = [*SLATE_OUTPUTS, *(CANDIDATE_OUTPUTS if with_candidates else ())]
         try:
             result = self._client.infer(
                 MODEL_NAME,
                 [self._input(name, values) for name, values in _tensors(request).items()],
                 outputs=[self._triton.InferRequestedOutput(name) for name in names],
+                parameters={name: str(value) for name, value in parameters.items()} or None,
                 **self._call_arguments,
             )
         except Exception as error:  # the protocols' own errors have no common type
@@ -107,6 +116,9 @@ class RecommendClient:
         exclude: Sequence[Sequence[str]] | None = None,
         timestamp: int | Sequence[int] | None = None,
         with_candidates: bool = False,
+        *,
+        allow: Sequence[Sequence[str]] | None = None,
+        **parameters: Any,
     ) -> Iterator[Reply]:
         """Recommend for any number of users: one Reply for each batch_size of them, in their order.
 
@@ -115,7 +127,7 @@ class RecommendClient:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        _check_lengths(len(user_ids), k=k, exclude=exclude, timestamp=timestamp)
+        _check_lengths(len(user_ids), k=k, exclude=exclude, timestamp=timestamp, allow=allow)
         for start in range(0, len(user_ids), batch_size):
             rows = slice(start, start + batch_size)
             yield self.recommend(
@@ -124,6 +136,8 @@ class RecommendClient:
                 _rows_of(exclude, rows),
                 _rows_of(timestamp, rows),
                 with_candidates,
+                allow=_rows_of(allow, rows),
+                **parameters,
             )
 
     def _input(self, name: str, values: np.ndarray) -> Any:
@@ -160,16 +174,23 @@ def _message_and_status(error: Exception) -> tuple[str, str]:
 
 
 def _tensors(request: Request) -> dict[str, np.ndarray]:
-    """The request as Triton's inputs: always all of them, for Triton joins only requests with the same inputs."""
-    exclude = np.full((len(request), max(map(len, request.exclude))), "", dtype=object)
-    for row, ids in zip(exclude, request.exclude, strict=True):
-        row[: len(ids)] = ids
-    return {
+    """The request as Triton's inputs: always the same ones, for Triton joins only requests with the same inputs."""
+    tensors = {
         "user_id": request.user_id[:, None],
         "k": request.k.astype(np.int32)[:, None],
-        "exclude": exclude,
+        "exclude": _padded(request.exclude),
         "timestamp": request.timestamp[:, None],
     }
+    if any(ids is not None for ids in request.allow):
+        tensors["allow"] = _padded([() if ids is None else ids for ids in request.allow])
+    return tensors
+
+
+def _padded(lists: Sequence[Sequence[str] | np.ndarray]) -> np.ndarray:
+    padded = np.full((len(lists), max(map(len, lists))), "", dtype=object)
+    for row, ids in zip(padded, lists, strict=True):
+        row[: len(ids)] = ids
+    return padded
 
 
 def _reply(outputs: dict[str, np.ndarray]) -> Reply:

@@ -25,7 +25,12 @@ REQUEST_SCHEMA = Schema(
         ColumnSchema("user", dtype="object", dims=(None,)),
         ColumnSchema("k", dtype=np.int64, dims=(None,)),
         ColumnSchema("exclude", dtype="object", dims=(None, None)),
+        ColumnSchema("allow", dtype="object", dims=(None, None)),
         ColumnSchema("timestamp", dtype=np.int64, dims=(None,)),
+        ColumnSchema("seed", dtype=np.int64, dims=(None,)),
+        ColumnSchema("temperature", dtype=np.float32, dims=(None,)),
+        ColumnSchema("diversity", dtype=np.float32, dims=(None,)),
+        ColumnSchema("deadline", dtype=np.float64, dims=(None,)),
         ColumnSchema("with_candidates", dtype=bool, dims=(None,)),
     ]
 )

@@ -12,12 +12,14 @@ from merlin.systems.dag import Ensemble
 from merlin.table import TensorTable
 
 from ensemble.chain_executor import ChainExecutor
+from ensemble.config import ServingConfig
 from ensemble.graph import operators_of
 from ensemble.operators.operator import RequestOperator
 from ensemble.request import FEATURE_TIME, Reply, Request
 from features.artifact import ArtifactError, file_sha256
 
 HASHES, ENSEMBLE = "sha256.json", "ensemble.pkl"
+_NOTHING = np.empty(0, dtype=object)
 
 
 class Pipeline:
@@ -34,9 +36,11 @@ class Pipeline:
         self.as_of = as_of
 
     @classmethod
-    def load(cls, version_folder: Path) -> Pipeline:
+    def load(cls, version_folder: Path, config: ServingConfig | None = None) -> Pipeline:
         """Open the ensemble in `<repository>/cascade/<version>`, whose hashes are checked first: it holds a pickle.
 
+        Args:
+            config: what the operators are told when they open; the defaults if None.
         Raises: ArtifactError naming the file that is missing or damaged.
         """
         folder = version_folder / "ensemble"
@@ -54,6 +58,7 @@ class Pipeline:
                 raise ArtifactError(f"{folder / name} is missing or damaged; run `export` again")
         ensemble = cloudpickle.loads((folder / ENSEMBLE).read_bytes())
         for operator in operators_of(ensemble):
+            operator.opened_config = config or ServingConfig()
             operator.load_artifacts(str(folder))
         pipeline = cls(ensemble, as_of)
         pipeline.recommend(Request.of(["warm up"], exclude=[["warm up"]]))
@@ -83,7 +88,12 @@ class Pipeline:
                 "user": request.user_id,
                 "k": request.k,
                 "exclude": _padded(request.exclude),
+                "allow": _padded([_NOTHING if ids is None else ids for ids in request.allow]),
                 "timestamp": np.where(request.timestamp == FEATURE_TIME, self.as_of, request.timestamp),
+                "seed": request.seed,
+                "temperature": request.temperature,
+                "diversity": request.diversity,
+                "deadline": request.deadline,
                 "with_candidates": np.full(len(request), request.with_candidates),
             }
         )

@@ -8,8 +8,10 @@ Legend: B users  k items of a slate  C candidates of a user
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -28,8 +30,16 @@ DEFAULT_K = 10
 """Items in a slate when the caller does not say."""
 FEATURE_TIME = -1
 """The timestamp that stands for the time the features were made."""
+MAX_ALLOW = 10_000
+"""Most items one user's slate can be restricted to."""
+MAX_SEED = 2**63 - 1
+MAX_TEMPERATURE = 1_000.0
+MAX_TIMEOUT_MS = 60_000
 
 _NOTHING = np.empty(0, dtype=object)
+_OF_ALL = ("with_candidates",)
+_OF_EXCLUDE = "send the most recent ones: items of the user's history are dropped without being sent"
+_OF_ALLOW = "send the ones that matter most, or leave it out and write a rule over item attributes"
 _MAX_BYTES_PER_CHARACTER = 4
 
 
@@ -49,6 +59,16 @@ class Request:
     """B arrays of object of str: item ids never to show this user; may be empty."""
     timestamp: np.ndarray
     """[B] int64: Unix seconds of the request; FEATURE_TIME is the time the features were made."""
+    allow: list[np.ndarray | None]
+    """B arrays of object of str: the only item ids that this user may get; None for all."""
+    seed: np.ndarray
+    """[B] int64: of all chance in this user's slate."""
+    temperature: np.ndarray
+    """[B] float32: of sampling, 0 for none; nan for what is configured."""
+    diversity: np.ndarray
+    """[B] float32 in 0..1: weight of being unlike the items before; nan for what is configured."""
+    deadline: np.ndarray
+    """[B] float64: `time.monotonic()` after which the reply must be on its way; inf for none."""
     with_candidates: bool = False
     """Whether the reply must carry candidate_ids and ranked_ids."""
 
@@ -60,6 +80,11 @@ class Request:
         exclude: Sequence[Sequence[str | bytes]] | np.ndarray | None = None,
         timestamp: int | Sequence[int] | np.ndarray | None = None,
         *,
+        allow: Sequence[Sequence[str | bytes] | None] | np.ndarray | None = None,
+        seed: int | None = None,
+        temperature: float | None = None,
+        diversity: float | None = None,
+        timeout_ms: int | None = None,
         with_candidates: bool = False,
         max_batch_size: int | None = None,
     ) -> Self:
@@ -70,6 +95,12 @@ class Request:
             k: one number for all users, or one a user, [B] or [B, 1].
             exclude: B lists of item ids of any length, or [B, N]; "" entries are padding and are dropped.
             timestamp: Unix seconds, one for all users or one a user; None is the time the features were made.
+            allow: B lists of the only item ids each user may get, or [B, N] with "" as padding; an empty list, like
+                None, allows everything.
+            seed: of all chance, 0..2**63 - 1; a user's slate depends on it and on the user's id. None draws one.
+            temperature: of sampling, 0 for the best-scored items; None for what is configured.
+            diversity: 0..1, weight of being unlike the items before; None for what is configured.
+            timeout_ms: milliseconds from now after which the best reply so far is given; None for no limit.
             with_candidates: ask for candidate_ids and ranked_ids too.
             max_batch_size: most users of one request; None for no limit.
         Raises: RequestError for every value that cannot be served.
@@ -88,12 +119,22 @@ class Request:
                 MAX_TIMESTAMP,
                 "give Unix seconds (not milliseconds), or leave it out for the time the features were made",
             ),
+            allow=_allows(allow, size),
+            seed=_seeds(seed, size),
+            temperature=_number(temperature, "temperature", size, MAX_TEMPERATURE),
+            diversity=_number(diversity, "diversity", size, 1.0),
+            deadline=_deadlines(timeout_ms, size),
             with_candidates=with_candidates,
         )
 
     def __len__(self) -> int:
         """B, the number of users."""
         return len(self.user_id)
+
+    def rows(self, rows: slice) -> Request:
+        """The request of some of the users."""
+        per_user = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name not in _OF_ALL}
+        return Request(**per_user, with_candidates=self.with_candidates)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +193,11 @@ def join(requests: Sequence[Request]) -> tuple[Request, list[slice]]:
         k=np.concatenate([request.k for request in requests]),
         exclude=[row for request in requests for row in request.exclude],
         timestamp=np.concatenate([request.timestamp for request in requests]),
+        allow=[row for request in requests for row in request.allow],
+        seed=np.concatenate([request.seed for request in requests]),
+        temperature=np.concatenate([request.temperature for request in requests]),
+        diversity=np.concatenate([request.diversity for request in requests]),
+        deadline=np.concatenate([request.deadline for request in requests]),
         with_candidates=any(request.with_candidates for request in requests),
     )
     return joined, slices
@@ -192,32 +238,76 @@ def _user_ids(user_ids: Any, max_batch_size: int | None) -> np.ndarray:
 def _excludes(exclude: Any, size: int) -> list[np.ndarray]:
     if exclude is None:
         return [_NOTHING] * size
-    what = "exclude must hold one list of item ids for each user"
-    if isinstance(exclude, (str, bytes)) or not isinstance(exclude, Iterable):
-        raise RequestError(f"{what}, got {exclude!r}; give [[item, ...], ...]")
-    if isinstance(exclude, np.ndarray) and exclude.dtype != object and exclude.ndim != 2:
-        raise RequestError(f'{what}, got an array of shape {list(exclude.shape)}; give [B, N] with "" as padding')
-    rows = _as_list(exclude)
+    rows = _lists_of_items(exclude, "exclude", size)
+    return [_item_ids(row, "exclude", number, MAX_EXCLUDE, _OF_EXCLUDE) for number, row in enumerate(rows)]
+
+
+def _allows(allow: Any, size: int) -> list[np.ndarray | None]:
+    if allow is None:
+        return [None] * size
+    rows = _lists_of_items(allow, "allow", size)
+    lists = [
+        _NOTHING if row is None else _item_ids(row, "allow", number, MAX_ALLOW, _OF_ALLOW)
+        for number, row in enumerate(rows)
+    ]
+    return [row if len(row) else None for row in lists]
+
+
+def _lists_of_items(values: Any, name: str, size: int) -> list[Any]:
+    what = f"{name} must hold one list of item ids for each user"
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise RequestError(f"{what}, got {values!r}; give [[item, ...], ...]")
+    if isinstance(values, np.ndarray) and values.dtype != object and values.ndim != 2:
+        raise RequestError(f'{what}, got an array of shape {list(values.shape)}; give [B, N] with "" as padding')
+    rows = _as_list(values)
     if len(rows) != size:
         raise RequestError(f"{what}: {size} users, got {len(rows)} lists; give [] to users without any")
-    return [_exclude_row(row, number) for number, row in enumerate(rows)]
+    return rows
 
 
-def _exclude_row(row: Any, number: int) -> np.ndarray:
+def _item_ids(row: Any, name: str, number: int, limit: int, advice: str) -> np.ndarray:
     if isinstance(row, (str, bytes)) or not isinstance(row, Iterable):
-        raise RequestError(f"exclude row {number} must be a list of item ids, got {row!r}; give [[item, ...], ...]")
+        raise RequestError(f"{name} row {number} must be a list of item ids, got {row!r}; give [[item, ...], ...]")
     raw = _as_list(row)
     if not raw:
         return _NOTHING
-    texts = _texts(raw, f"exclude row {number}, entry {{}}")
+    texts = _texts(raw, f"{name} row {number}, entry {{}}")
     if "" in texts:
         texts = [text for text in texts if text]
-    if len(texts) > MAX_EXCLUDE:
-        raise RequestError(
-            f"exclude row {number} may hold at most {MAX_EXCLUDE} item ids, got {len(texts)}; "
-            "send the most recent ones: items of the user's history are dropped without being sent"
-        )
+    if len(texts) > limit:
+        raise RequestError(f"{name} row {number} may hold at most {limit} item ids, got {len(texts)}; {advice}")
     return _object_array(texts)
+
+
+def _seeds(seed: Any, size: int) -> np.ndarray:
+    if seed is None:
+        return np.full(size, secrets.randbits(63), dtype=np.int64)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= MAX_SEED:
+        raise RequestError(f"seed must be an integer 0..{MAX_SEED}, got {seed!r:.80}; leave it out to have one drawn")
+    return np.full(size, seed, dtype=np.int64)
+
+
+def _number(value: Any, name: str, size: int, high: float) -> np.ndarray:
+    if value is None:
+        return np.full(size, np.nan, dtype=np.float32)
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= high:  # nan is not
+        raise RequestError(
+            f"{name} must be a number 0..{high:g}, got {value!r:.80}; leave it out for what is configured"
+        )
+    return np.full(size, value, dtype=np.float32)
+
+
+def _deadlines(timeout_ms: Any, size: int) -> np.ndarray:
+    if timeout_ms is None:
+        return np.full(size, np.inf)
+    is_number = isinstance(timeout_ms, (int, np.integer)) and not isinstance(timeout_ms, bool)
+    if not is_number or not 1 <= timeout_ms <= MAX_TIMEOUT_MS:
+        raise RequestError(
+            f"timeout_ms must be an integer 1..{MAX_TIMEOUT_MS}, got {timeout_ms!r:.80}; "
+            "leave it out for what is configured"
+        )
+    return np.full(size, time.monotonic() + timeout_ms / 1e3)
 
 
 def _integers(values: Any, name: str, size: int, low: int, high: int, advice: str) -> np.ndarray:

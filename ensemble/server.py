@@ -27,11 +27,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Annotated, Self
+from typing import IO, Self
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
-
+from ensemble.config import ServingConfig
 from ensemble.process_group import group_members, is_running, kill_group, launch
 from ensemble.triton_config import MODEL_NAME
 from features.errors import CascadeError
@@ -53,27 +51,6 @@ class ServerError(CascadeError, RuntimeError):
 
 class PortInUseError(ServerError):
     """Another process listens on a port that Triton should get."""
-
-
-Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class ServingConfig:
-    """Where Triton listens and how long it may take. How it batches is part of the exported model: see [export]."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 for every network of the machine."""
-    http_port: Port = 8000
-    """Port of the HTTP protocol; 0 takes a free one."""
-    grpc_port: Port = 8001
-    """Port of the gRPC protocol; 0 takes a free one."""
-    metrics_port: Port = 8002
-    """Port of the Prometheus metrics; 0 takes a free one."""
-    ready_timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
-    """Longest time in seconds from start to ready."""
-    stop_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
-    """Longest time in seconds for requests in flight at stop; then Triton is killed."""
 
 
 class TritonServer:

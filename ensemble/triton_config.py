@@ -4,9 +4,20 @@ from __future__ import annotations
 
 MODEL_NAME = "cascade"
 
-INPUTS = {"user_id": "TYPE_STRING", "k": "TYPE_INT32", "exclude": "TYPE_STRING", "timestamp": "TYPE_INT64"}
-"""Input tensors and their types; user_id [B, 1] is required; k [B, 1], exclude [B, N] and timestamp [B, 1] are not.
-Triton joins only requests that send the same inputs."""
+INPUTS = {
+    "user_id": "TYPE_STRING",
+    "k": "TYPE_INT32",
+    "exclude": "TYPE_STRING",
+    "timestamp": "TYPE_INT64",
+    "allow": "TYPE_STRING",
+}
+"""Input tensors and their types; user_id [B, 1] is required; k [B, 1], exclude [B, N], timestamp [B, 1] and
+allow [B, M] are not. Triton joins only requests that send the same inputs."""
+PARAMETERS = ("seed", "temperature", "diversity", "timeout_ms")
+"""Parameters of a request, one for all of its users; they do not keep Triton from joining it with others."""
+SETTINGS = "serving"
+"""Parameter of the model's configuration that holds the [serving] configuration as JSON."""
+_LISTS = ("exclude", "allow")
 
 OUTPUTS = {
     "item_ids": "TYPE_STRING",
@@ -42,9 +53,9 @@ def triton_config(max_batch_size: int, num_instances: int, max_queue_delay_micro
         config.input.add(
             name=name,
             data_type=data_type,
-            dims=_ANY_NUMBER if name == "exclude" else _ONE_A_USER,
+            dims=_ANY_NUMBER if name in _LISTS else _ONE_A_USER,
             optional=name != "user_id",
-            allow_ragged_batch=name == "exclude",
+            allow_ragged_batch=name in _LISTS,
         )
     for name, data_type in OUTPUTS.items():
         config.output.add(name=name, data_type=data_type, dims=_ONE_A_USER if name == "source" else _ANY_NUMBER)

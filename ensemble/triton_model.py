@@ -6,13 +6,17 @@ run once and split, and no caller's mistake reaches another.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import traceback
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import TypeAdapter
+
+from ensemble.config import ServingConfig
 from ensemble.request import DEFAULT_K, Reply, Request, RequestError, join
-from ensemble.triton_config import CANDIDATE_OUTPUTS
+from ensemble.triton_config import CANDIDATE_OUTPUTS, PARAMETERS, SETTINGS
 
 
 class Recommender(Protocol):
@@ -21,6 +25,32 @@ class Recommender(Protocol):
     def recommend(self, request: Request) -> Reply:
         """Answer a checked request."""
         ...
+
+
+def serving_config(model_config: dict[str, Any]) -> ServingConfig:
+    """The [serving] configuration that the server wrote into config.pbtxt; the defaults in an export as it came."""
+    told = model_config.get("parameters", {}).get(SETTINGS)
+    return TypeAdapter(ServingConfig).validate_json(told["string_value"]) if told else ServingConfig()
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    """Those of a Triton request, as `Request.of` takes them. Clients may send numbers as text.
+
+    Raises: RequestError if there is one that nobody reads.
+    """
+    given = json.loads(text or "{}")
+    if unknown := sorted(set(given) - set(PARAMETERS)):
+        raise RequestError(f"request parameter {unknown[0]!r} is not known; there are {', '.join(PARAMETERS)}")
+    return {name: _as_number(value) for name, value in given.items()}
+
+
+def _as_number(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    return value
 
 
 class TritonPythonModel:
@@ -37,14 +67,16 @@ class TritonPythonModel:
 
         dask.config.set({"dataframe.query-planning": False})  # Merlin needs the legacy dataframe: before its import
         self.pb_utils = pb_utils
-        self.max_batch_size: int = json.loads(args["model_config"])["max_batch_size"]
+        model_config = json.loads(args["model_config"])
+        self.max_batch_size: int = model_config["max_batch_size"]
+        self.config = serving_config(model_config)
         self.pipeline = self.load_pipeline(Path(args["model_repository"]) / args["model_version"])
 
     def load_pipeline(self, version_dir: Path) -> Recommender:
         """The pipeline whose artifacts lie in version_dir."""
         from ensemble.pipeline import Pipeline
 
-        return Pipeline.load(version_dir)
+        return Pipeline.load(version_dir, self.config)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each of Triton's requests: a reply, or an error that concerns it alone."""
@@ -90,6 +122,8 @@ class TritonPythonModel:
             tensors.get("k", DEFAULT_K),
             tensors.get("exclude"),
             tensors.get("timestamp"),
+            allow=tensors.get("allow"),
+            **_parameters(triton_request.parameters()),
             with_candidates=not set(CANDIDATE_OUTPUTS).isdisjoint(triton_request.requested_output_names()),
             max_batch_size=self.max_batch_size,
         )

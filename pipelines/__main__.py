@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
@@ -30,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.overrides = rest
     logging.captureWarnings(True)  # the libraries' warnings are for those who change Cascade: its tests fail on them
     try:
-        from pipelines import commands
-
-        getattr(commands, options.action)(options)
+        getattr(importlib.import_module(f"pipelines.{options.module}"), options.action)(options)
         return 0
     except KeyboardInterrupt:
         goes_on = "; the same command goes on where it stopped" if options.resumes else ""
@@ -55,10 +54,10 @@ def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cascade", description="From interaction logs to live recommendations.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
-    def command(name: str, text: str, *, overrides: bool = False) -> argparse.ArgumentParser:
+    def command(name: str, text: str, *, overrides: bool = False, module: str = "commands") -> argparse.ArgumentParser:
         epilog = _OVERRIDES if overrides else None
         added = commands.add_parser(name, help=text, description=text, epilog=epilog, allow_abbrev=False)
-        added.set_defaults(takes_overrides=overrides, action=name, only=None, resumes=name in _RESUMING)
+        added.set_defaults(takes_overrides=overrides, module=module, action=name, only=None, resumes=name in _RESUMING)
         return added
 
     def run_folder(of: argparse.ArgumentParser, out: str | None = "the same as --run") -> None:
@@ -84,7 +83,7 @@ def command_line() -> argparse.ArgumentParser:
                 metavar="LOGS",
                 help="later logs behind those of the run: a file of interactions, or a folder; what has an id keeps it",
             )
-    run_folder(command("serve", "serve a run with Triton until interrupted", overrides=True))
+    run_folder(command("serve", "serve a run with Triton until interrupted", overrides=True, module="serving_commands"))
 
     added = command(
         "recommend",

@@ -33,7 +33,7 @@ def run(options: Namespace) -> None:
     config, origin = _load(options)
     if getattr(options, "append", None):
         config = _with_append(config, options)
-    _remember(options.out)
+    remember(options.out)
     unsaid = [f"config     {origin}"]
 
     def say(line: str) -> None:
@@ -51,7 +51,7 @@ def demo(options: Namespace) -> None:
     from pipelines.demo import run_demo
 
     config = load_config(None, options.overrides)
-    _remember(options.out)
+    remember(options.out)
     run_demo(config, options.out)
 
 
@@ -64,30 +64,6 @@ def init(options: Namespace) -> None:
     print(
         f"wrote {options.out}; fill in your files and columns, then: cascade run --config {options.out} --out runs/mine"
     )
-
-
-def serve(options: Namespace) -> None:
-    """Serve until SIGINT or SIGTERM."""
-    from ensemble.server import TritonServer, serve_forever
-
-    out = _run_folder(options)
-    config = _saved(options, out)
-    repository = _repository(out)
-    (out / "serve").mkdir(exist_ok=True)
-    _remember(out)
-
-    addresses = out / "serve" / ADDRESSES
-
-    def remember_addresses(server: TritonServer) -> None:
-        addresses.write_text(json.dumps({"grpc": server.grpc_url, "http": server.http_url}) + "\n")
-        begun.append(server)
-
-    begun: list[TritonServer] = []
-    try:
-        serve_forever(repository, out / "serve", config.serving, remember_addresses)
-    finally:
-        if begun:  # another server's addresses stay
-            addresses.unlink(missing_ok=True)
 
 
 def recommend(options: Namespace) -> None:
@@ -110,7 +86,7 @@ def recommend(options: Namespace) -> None:
         from ensemble.request import Request
 
         request = Request.of(users, **asked)
-        replies = [Pipeline.load(_repository(_existing_run(options)) / "cascade" / "1").recommend(request)]
+        replies = [Pipeline.load(repository(_existing_run(options)) / "cascade" / "1").recommend(request)]
     else:
         from ensemble.client import RecommendClient
 
@@ -139,13 +115,12 @@ def _recommend_in_bulk(options: Namespace) -> None:
     if options.processes < 1:
         raise CommandError(f"--processes must be at least 1, got {options.processes}")
     run = _existing_run(options, out_is_run=False)
-    repository = _repository(run)
     etl, export = _artifact(run, "etl"), _artifact(run, "export")
     users = UserList.open(etl.file("users.parquet"), "raw_id") if options.all else UserList.open(options.users_from)
     ask = Ask(options.k, _listed(options.exclude), options.timestamp)
     about = {"export": export.content_hash}
     begun = time.monotonic()
-    written = write_slates(repository / "cascade" / "1", users, ask, options.out, about, options.processes)
+    written = write_slates(repository(run) / "cascade" / "1", users, ask, options.out, about, options.processes)
     print_now(f"wrote {options.out}: {written.summary(options.k, time.monotonic() - begun)}")
 
 
@@ -190,7 +165,7 @@ def rank(options: Namespace) -> None:
     from pipelines.rank import write_scores
 
     about = {"export": _artifact(run, "export").content_hash}
-    scored = write_scores(_repository(run) / "cascade" / "1", options.pairs, options.out, about)
+    scored = write_scores(repository(run) / "cascade" / "1", options.pairs, options.out, about)
     print_now(f"wrote {options.out}: {scored.summary(time.monotonic() - begun)}")
 
 
@@ -256,8 +231,8 @@ def evaluate(options: Namespace) -> None:
     from pipelines.measure import measure
     from pipelines.stages import NO_USERS
 
-    out = _run_folder(options)
-    config = _saved(options, out)
+    out = run_folder(options)
+    config = saved_config(options, out)
     if config.data.holds_impressions:
         if options.stage:
             raise CommandError(f"{out}: evaluating candidates {NO_USERS}")
@@ -286,7 +261,7 @@ def profile(options: Namespace) -> None:
     from pipelines.etl_stage import PROFILE
     from pipelines.profile_page import print_profile, write_profile_page
 
-    out = _run_folder(options)
+    out = run_folder(options)
     document = json.loads(open_artifact(out / "etl", "etl").file(PROFILE).read_text())
     print_profile(document)
     page = options.html or out / "profile.html"
@@ -358,7 +333,7 @@ def _kept_configuration(options: Namespace) -> Iterator[None]:
         raise
 
 
-def _saved(options: Namespace, out: Path):
+def saved_config(options: Namespace, out: Path):
     """The run's configuration; the command line may change only what is read after the stages."""
     from pipelines.config import load_saved_config
     from pipelines.stages import CONFIG_FILE, STAGE_NAMES
@@ -374,12 +349,12 @@ def _saved(options: Namespace, out: Path):
     return config
 
 
-def _remember(out: Path) -> None:
+def remember(out: Path) -> None:
     LATEST.parent.mkdir(exist_ok=True)
     LATEST.write_text(f"{out}\n")
 
 
-def _run_folder(options: Namespace, out_is_run: bool = True) -> Path:
+def run_folder(options: Namespace, out_is_run: bool = True) -> Path:
     """The folder of --run, else of --out where that names a run, else the last run's."""
     given: list[Path] = [folder for folder in (options.run, options.out if out_is_run else None) if folder]
     if len(given) > 1:
@@ -392,13 +367,13 @@ def _run_folder(options: Namespace, out_is_run: bool = True) -> Path:
 
 
 def _existing_run(options: Namespace, out_is_run: bool = True) -> Path:
-    run = _run_folder(options, out_is_run)
+    run = run_folder(options, out_is_run)
     if not run.is_dir():
         raise CommandError(f"{run}: there is no such run; `cascade run --out {run}` makes one")
     return run
 
 
-def _repository(out: Path) -> Path:
+def repository(out: Path) -> Path:
     return _artifact(out, "export").path / "repository"
 
 
@@ -449,5 +424,5 @@ def _served(out: Path, config) -> Iterator[str]:
         except ServerUnavailable:
             pass
     ports = replace(config.serving, http_port=0, grpc_port=0, metrics_port=0)
-    with TritonServer(_repository(out), out / "serve", ports) as server:
+    with TritonServer(repository(out), out / "serve", ports) as server:
         yield server.grpc_url

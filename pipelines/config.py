@@ -18,8 +18,8 @@ from typing import Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from ensemble.config import ServingConfig
 from ensemble.export import ExportConfig
-from ensemble.server import ServingConfig
 from features.config import EtlConfig
 from features.errors import CascadeError
 from features.logs import DataConfig

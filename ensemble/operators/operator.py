@@ -11,6 +11,7 @@ from merlin.dag import BaseOperator, ColumnSelector
 from merlin.schema import ColumnSchema, Schema
 from merlin.table import TensorTable
 
+from ensemble.config import ServingConfig
 from features.artifact import MANIFEST
 
 Columns = dict[str, np.ndarray]
@@ -29,6 +30,8 @@ class RequestOperator(BaseOperator):
 
     outputs: ClassVar[dict[str, tuple[Any, tuple[int | None, ...]]]] = {}
     """Columns it adds: dtype and shape behind B, None where a dimension varies."""
+    opened_config: ServingConfig = ServingConfig()
+    """What serving is configured to; set before `open`, and no part of the export."""
 
     def __init__(self, **files: Path) -> None:
         super().__init__()

@@ -150,7 +150,12 @@ def request_columns(run: Path) -> dict[str, np.ndarray]:
         "user": np.array(asked, dtype=object),
         "k": np.array(wanted),
         "exclude": exclude,
+        "allow": np.full((len(asked), 0), "", dtype=object),
         "timestamp": np.arange(len(asked)) * 40_000 + 1_713_000_000,
+        "seed": np.arange(len(asked)),
+        "temperature": np.full(len(asked), np.nan, dtype=np.float32),
+        "diversity": np.full(len(asked), np.nan, dtype=np.float32),
+        "deadline": np.full(len(asked), np.inf),
         "with_candidates": np.ones(len(asked), dtype=bool),
     }
 

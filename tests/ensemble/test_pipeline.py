@@ -119,10 +119,7 @@ def mixed_request(world, num_users=64):
 
 
 def single_of(request, row):
-    rows = slice(row, row + 1)
-    return Request(
-        request.user_id[rows], request.k[rows], request.exclude[rows], request.timestamp[rows], request.with_candidates
-    )
+    return request.rows(slice(row, row + 1))
 
 
 def assert_equal_replies(reply, expected):

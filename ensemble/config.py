@@ -1,0 +1,29 @@
+"""Configuration of serving, read when a server or a pipeline starts: no part of an export."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class ServingConfig:
+    """Where Triton listens, and what the request path is told when it starts. How Triton batches is part of the
+    exported model: see [export]."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every network of the machine."""
+    http_port: Port = 8000
+    """Port of the HTTP protocol; 0 takes a free one."""
+    grpc_port: Port = 8001
+    """Port of the gRPC protocol; 0 takes a free one."""
+    metrics_port: Port = 8002
+    """Port of the Prometheus metrics; 0 takes a free one."""
+    ready_timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """Longest time in seconds from start to ready."""
+    stop_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """Longest time in seconds for requests in flight at stop; then Triton is killed."""

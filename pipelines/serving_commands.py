@@ -1,0 +1,31 @@
+"""What each command does that serves a run or speaks with its server; a function a command."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+
+from pipelines.commands import ADDRESSES, remember, repository, run_folder, saved_config
+
+
+def serve(options: Namespace) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    from ensemble.server import TritonServer, serve_forever
+
+    out = run_folder(options)
+    config = saved_config(options, out)
+    (out / "serve").mkdir(exist_ok=True)
+    remember(out)
+
+    addresses = out / "serve" / ADDRESSES
+
+    def remember_addresses(server: TritonServer) -> None:
+        addresses.write_text(json.dumps({"grpc": server.grpc_url, "http": server.http_url}) + "\n")
+        begun.append(server)
+
+    begun: list[TritonServer] = []
+    try:
+        serve_forever(repository(out), out / "serve", config.serving, remember_addresses)
+    finally:
+        if begun:  # another server's addresses stay
+            addresses.unlink(missing_ok=True)
