@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import ClassVar, Self
 
+import numba
 import numpy as np
 from scipy import sparse
 
+from retrieval.item_rows import NO_ITEM
 from retrieval.sources.recent_popularity import NUM_POPULAR
 from retrieval.sources.source import Past, Proposals, Users, best_of_columns, csr_of, matrix_arrays
 
@@ -68,9 +70,10 @@ class CategoryPopularity:
         )
 
     def propose(self, users: Users, k: int) -> Proposals:
-        votes = users.votes(self.values_IV.shape[0], users.history_BN.shape[1], 1.0)
-        score_BM = (votes @ self.values_IV @ self.parts_VM).toarray() + self.common_M
-        return best_of_columns(score_BM.astype(np.float32), self.popular_M, users.forbidden_BS, k)
+        score_BM = np.repeat(self.common_M[None], len(users), axis=0)
+        history_BN = np.ascontiguousarray(users.history_BN, np.int64)
+        _add_taste(history_BN, *_parts(self.values_IV), *_parts(self.parts_VM), score_BM)
+        return best_of_columns(score_BM, self.popular_M, users, k)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -92,3 +95,23 @@ class CategoryPopularity:
             values_IV=csr_of(arrays, num_values, "values."),
             parts_VM=csr_of(arrays, num_popular, "parts."),
         )
+
+
+def _parts(matrix: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return matrix.indptr, matrix.indices, matrix.data
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_taste(history_BN, value_start, value, value_share, item_start, item, item_share, score_BM):
+    """Add to each score the item's part of its values' popularity, as often as the history has the value."""
+    taste_V = np.zeros(len(item_start) - 1, np.float32)
+    for user in range(len(history_BN)):
+        for had in history_BN[user]:
+            if had != NO_ITEM:
+                for entry in range(value_start[had], value_start[had + 1]):
+                    taste_V[value[entry]] += value_share[entry]
+        score_M = score_BM[user]
+        for one in np.flatnonzero(taste_V):
+            for entry in range(item_start[one], item_start[one + 1]):
+                score_M[item[entry]] += taste_V[one] * item_share[entry]
+            taste_V[one] = 0

@@ -57,7 +57,8 @@ class Covisitation:
 
     def propose(self, users: Users, k: int) -> Proposals:
         history_BN = users.history_BN[:, :LAST_N]
-        return best_by_votes(history_BN, fading(history_BN, self.decay), self.similarity, users.forbidden_BS, k)
+        weight_N, forbidden_BS = fading(history_BN, self.decay), users.forbidden_BS
+        return best_by_votes(history_BN, weight_N, self.similarity, forbidden_BS, k, allowed_I=users.allowed_I)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -27,5 +27,6 @@ class NewItems:
     def propose(self, users: Users, k: int) -> Proposals:
         if not self.is_new_I.any():
             return Proposals.nothing(len(users), k)
-        found = self.index.search(users.query_BE, k, forbidden=users.forbidden_BS, allowed=self.is_new_I)
+        allowed_I = self.is_new_I if users.allowed_I is None else self.is_new_I & users.allowed_I
+        found = self.index.search(users.query_BE, k, forbidden=users.forbidden_BS, allowed=allowed_I)
         return Proposals.padded(*found, k)

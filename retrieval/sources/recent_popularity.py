@@ -71,7 +71,7 @@ class RecentPopularity:
         for name in sorted(self.departure):  # the same sum to the bit, however a file keeps them
             segment_B = np.minimum(self._segment(name, users), len(self.departure[name]) - 1)
             score_BM += np.float32(self.strength) * self.departure[name][segment_B]
-        return best_of_columns(score_BM, self.popular_M, users.forbidden_BS, k)
+        return best_of_columns(score_BM, self.popular_M, users, k)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -32,7 +32,7 @@ class RepeatPurchase:
 
     def propose(self, users: Users, k: int) -> Proposals:
         votes = users.votes(self.num_items, users.history_BN.shape[1], self.decay)
-        return best_of_rows(votes, users.forbidden_BS, k)
+        return best_of_rows(votes, users, k)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -69,7 +69,9 @@ class SimilarContent:
 
     def propose(self, users: Users, k: int) -> Proposals:
         weight_N = fading(users.history_BN, self.decay)
-        return best_by_votes(users.history_BN, weight_N, self.similarity, users.forbidden_BS, k)
+        return best_by_votes(
+            users.history_BN, weight_N, self.similarity, users.forbidden_BS, k, allowed_I=users.allowed_I
+        )
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

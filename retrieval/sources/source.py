@@ -16,6 +16,7 @@ from scipy import sparse
 from features.history import SECONDS_PER_DAY
 from features.item_content import ItemContent
 from retrieval.item_rows import NO_ITEM
+from retrieval.sources.best_first import SCRATCH, fill_from_columns, mask_of
 
 # B users  N history length  K candidates  S forbidden items  I items  E interactions
 
@@ -94,6 +95,8 @@ class Users:
     """Item rows that must not be proposed; NO_ITEM pads."""
     query_BE: np.ndarray
     """The two-tower model's query vectors."""
+    allowed_I: np.ndarray | None = None
+    """[I] bool by item row, of what may be shown to anybody; None for everything."""
 
     def __len__(self) -> int:
         return len(self.history_BN)
@@ -101,7 +104,7 @@ class Users:
     def some(self, rows: np.ndarray) -> Users:
         """Some of the users."""
         features = {name: values[rows] for name, values in self.features.items()}
-        return Users(features, self.history_BN[rows], self.forbidden_BS[rows], self.query_BE[rows])
+        return Users(features, self.history_BN[rows], self.forbidden_BS[rows], self.query_BE[rows], self.allowed_I)
 
     def votes(self, num_items: int, last_n: int, decay: float) -> sparse.csr_matrix:
         """[B, I] each user's last items, the newest with weight 1, each older one with `decay` of the one before."""
@@ -194,35 +197,31 @@ def fading(history_BN: np.ndarray, decay: float) -> np.ndarray:
     return (decay ** np.arange(history_BN.shape[1])).astype(np.float32)
 
 
-def best_of_columns(score_BM: np.ndarray, item_M: np.ndarray, forbidden_BS: np.ndarray, k: int) -> Proposals:
+def best_of_columns(score_BM: np.ndarray, item_M: np.ndarray, users: Users, k: int) -> Proposals:
     """The k best-scored items of each user among some that all are scored on; ties by item row.
 
     Args:
-        item_M: their item rows.
+        score_BM: float32.
+        item_M: int64 item rows of the columns.
     """
     found = Proposals.nothing(len(score_BM), k)
-    for user, score_M in enumerate(score_BM):
-        allowed = ~np.isin(item_M, forbidden_BS[user])
-        found.row_BK[user], found.score_BK[user] = _best(item_M[allowed], score_M[allowed], k)
+    marks_I, _ = SCRATCH.of(int(item_M.max(initial=-1)) + 1)
+    forbidden_BS = np.ascontiguousarray(users.forbidden_BS, np.int64)
+    allowed_I = mask_of(users.allowed_I)
+    fill_from_columns(score_BM, item_M, forbidden_BS, allowed_I, marks_I, found.row_BK, found.score_BK)
     return found
 
 
-def best_of_rows(score: sparse.csr_matrix, forbidden_BS: np.ndarray, k: int) -> Proposals:
+def best_of_rows(score: sparse.csr_matrix, users: Users, k: int) -> Proposals:
     """The k stored entries of each row with the highest score, without the forbidden columns; ties by column."""
     found = Proposals.nothing(score.shape[0], k)
     for user in range(score.shape[0]):
         stored = slice(score.indptr[user], score.indptr[user + 1])
         item, value = score.indices[stored], score.data[stored]
-        allowed = ~np.isin(item, forbidden_BS[user]) & (value > 0)
-        found.row_BK[user], found.score_BK[user] = _best(item[allowed], value[allowed], k)
-    return found
-
-
-def _best(item: np.ndarray, value: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    if 0 < k < len(value):
-        kept = value >= np.partition(value, len(value) - k)[len(value) - k]
+        kept = ~np.isin(item, users.forbidden_BS[user]) & (value > 0)
+        if users.allowed_I is not None:
+            kept &= users.allowed_I[item]
         item, value = item[kept], value[kept]
-    order = np.lexsort((item, -value))[:k]
-    row, score = np.full(k, NO_ITEM, np.int64), np.full(k, -np.inf, np.float32)
-    row[: len(order)], score[: len(order)] = item[order], value[order]
-    return row, score
+        order = np.lexsort((item, -value))[:k]
+        found.row_BK[user, : len(order)], found.score_BK[user, : len(order)] = item[order], value[order]
+    return found

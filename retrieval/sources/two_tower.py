@@ -17,4 +17,5 @@ class TwoTowerSource:
     name: ClassVar[str] = "two_tower"
 
     def propose(self, users: Users, k: int) -> Proposals:
-        return Proposals.padded(*self.index.search(users.query_BE, k, forbidden=users.forbidden_BS), k)
+        found = self.index.search(users.query_BE, k, forbidden=users.forbidden_BS, allowed=users.allowed_I)
+        return Proposals.padded(*found, k)

@@ -10,11 +10,20 @@ import numba
 import numpy as np
 from scipy import sparse
 
+from retrieval.sources.best_first import (
+    FORBIDDEN,
+    FREE,
+    SCRATCH,
+    TOUCHED,
+    is_open,
+    mark,
+    mask_of,
+    sort_key,
+    write_best,
+)
 from retrieval.sources.source import NO_ITEM, Proposals
 
-# B users  N history length  I items  S forbidden items  K candidates  T places of the hash table
-_FREE = -1
-_MIX = np.uint64(0x9E3779B97F4A7C15)
+# B users  N history length  I items  S forbidden items  K candidates  V voters  T items with a vote
 
 
 def best_by_votes(
@@ -24,6 +33,7 @@ def best_by_votes(
     forbidden_BS: np.ndarray,
     k: int,
     *,
+    allowed_I: np.ndarray | None = None,
     repeats_count: bool = True,
 ) -> Proposals:
     """The k items with the largest sums over the history of weight_n similarity(item_n, j); ties by item row.
@@ -34,17 +44,20 @@ def best_by_votes(
         history_BN: item rows, the newest first; NO_ITEM pads.
         weight_N: float32 weight of each place.
         similarity: [I, I] float32.
+        allowed_I: bool, of what may be shown to anybody; None for everything.
         repeats_count: whether an item that stands several times in a history has the sum of its weights, or 1.
     """
     found = Proposals.nothing(len(history_BN), k)
     _fill(
         np.ascontiguousarray(history_BN, np.int64),
         np.ascontiguousarray(forbidden_BS, np.int64),
+        mask_of(allowed_I),
         weight_N.astype(np.float32),
         repeats_count,
         similarity.indptr,
         similarity.indices,
         similarity.data.astype(np.float32, copy=False),
+        *SCRATCH.of(similarity.shape[1]),
         found.row_BK,
         found.score_BK,
     )
@@ -52,24 +65,34 @@ def best_by_votes(
 
 
 @numba.njit(nogil=True, cache=True)
-def _fill(history_BN, forbidden_BS, weight_N, repeats_count, indptr, indices, data, row_BK, score_BK):
+def _fill(
+    history_BN, forbidden_BS, allowed_I, weight_N, repeats_count, indptr, indices, data, mark_I, sum_I, row_BK, score_BK
+):
     for user in range(len(history_BN)):
         item_V, vote_V = _votes(history_BN[user], weight_N, repeats_count)
-        num_entries = len(forbidden_BS[user])
+        num_entries = 0
         for item in item_V:
             num_entries += indptr[item + 1] - indptr[item]
-        bits = 4
-        while (1 << bits) < 2 * num_entries:
-            bits += 1
-        item_T, score_T = np.full(1 << bits, _FREE, np.int64), np.zeros(1 << bits, np.float32)
+        touched_T = np.empty(num_entries, np.int32)
+        num = 0
         for voter in range(len(item_V)):  # in the order of item rows: float sums depend on it
             for entry in range(indptr[item_V[voter]], indptr[item_V[voter] + 1]):
-                score_T[_place(item_T, bits, indices[entry])] += vote_V[voter] * data[entry]
-        for item in forbidden_BS[user]:
-            if item != NO_ITEM:
-                score_T[_place(item_T, bits, item)] = 0
-        kept = score_T > 0
-        best_first(item_T[kept], score_T[kept], row_BK[user], score_BK[user])
+                item = indices[entry]
+                if not mark_I[item]:
+                    mark_I[item] = TOUCHED
+                    touched_T[num] = item
+                    num += 1
+                sum_I[item] += vote_V[voter] * data[entry]
+        mark(mark_I, forbidden_BS[user], FORBIDDEN)
+        key_T = np.empty(num, np.int64)
+        num_open = 0
+        for item in touched_T[:num]:
+            if sum_I[item] > 0 and is_open(item, mark_I, allowed_I):
+                key_T[num_open] = sort_key(sum_I[item], item)
+                num_open += 1
+            sum_I[item], mark_I[item] = 0, FREE
+        mark(mark_I, forbidden_BS[user], FREE)
+        write_best(key_T[:num_open], row_BK[user], score_BK[user])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -89,28 +112,3 @@ def _votes(history_N, weight_N, repeats_count):
     if not repeats_count:
         vote_V[:num] = 1
     return item_V[:num], vote_V[:num]
-
-
-@numba.njit(nogil=True, cache=True)
-def _place(item_T, bits, item):
-    """Where the table has an item; one that it does not have is put there."""
-    place = np.int64((np.uint64(item) * _MIX) >> np.uint64(64 - bits))
-    while item_T[place] != _FREE and item_T[place] != item:
-        place = (place + 1) & (len(item_T) - 1)
-    item_T[place] = item
-    return place
-
-
-@numba.njit(nogil=True, cache=True)
-def best_first(item, score, row_K, score_K):
-    """Write the best-scored items into row_K and their scores into score_K; ties by item row."""
-    k = len(row_K)
-    if 0 < k < len(score):
-        least = np.partition(score, len(score) - k)[len(score) - k]
-        kept = score >= least
-        item, score = item[kept], score[kept]
-    by_item = np.argsort(item, kind="mergesort")
-    item, score = item[by_item], score[by_item]
-    order = np.argsort(-score, kind="mergesort")[:k]
-    for place in range(len(order)):
-        row_K[place], score_K[place] = item[order[place]], score[order[place]]

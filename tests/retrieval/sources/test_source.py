@@ -9,26 +9,63 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from retrieval.sources import Past, Proposals, Users
-from retrieval.sources.source import best_of_rows, matrix_arrays, square_matrix
+from retrieval.sources.best_first import item_of, score_of, sort_key
+from retrieval.sources.source import best_of_columns, best_of_rows, matrix_arrays, square_matrix
 
 NO_ITEM = -1
 NUM_ITEMS = 7
 scores = st.lists(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 0.5, 2.0]), min_size=NUM_ITEMS, max_size=NUM_ITEMS)
 
 
-@given(
-    st.lists(st.tuples(scores, st.lists(st.integers(NO_ITEM, NUM_ITEMS), max_size=4)), min_size=1, max_size=4),
-    st.integers(0, NUM_ITEMS + 2),
+users_scores = st.lists(
+    st.tuples(scores, st.lists(st.integers(NO_ITEM, NUM_ITEMS), max_size=4)), min_size=1, max_size=4
 )
-def test_the_best_of_rows_are_the_positive_allowed_ones_sorted(drawn, k):
+masks = st.none() | st.lists(st.booleans(), min_size=NUM_ITEMS, max_size=NUM_ITEMS)
+
+
+def asking(forbidden_BS, allowed=None) -> Users:
+    size = len(forbidden_BS)
+    allowed_I = None if allowed is None else np.array(allowed)
+    return Users({}, np.empty((size, 0), np.int64), forbidden_BS, np.empty((size, 0), np.float32), allowed_I)
+
+
+@given(users_scores, st.integers(0, NUM_ITEMS + 2), masks)
+def test_the_best_of_columns_are_the_allowed_ones_sorted(drawn, k, mask):
+    score_BM = np.array([row for row, _ in drawn], np.float32)
+    item_M = np.array([4, 0, 6, 2, 1, 5, 3])
+    forbidden_BS = np.full((len(drawn), 4), NO_ITEM)
+    for place, (_, forbidden) in zip(forbidden_BS, drawn, strict=True):
+        place[: len(forbidden)] = forbidden
+    found = best_of_columns(score_BM, item_M, asking(forbidden_BS, mask), k)
+    for user, (score_M, forbidden) in enumerate(drawn):
+        score_of = dict(zip(item_M.tolist(), score_M, strict=True))
+        allowed = [item for item in score_of if item not in forbidden and (mask is None or mask[item])]
+        best = sorted(allowed, key=lambda item, s=score_of: (-s[item], item))[:k]
+        assert found.row_BK[user].tolist() == best + [NO_ITEM] * (k - len(best))
+        assert found.score_BK[user].tolist() == [score_of[item] for item in best] + [-np.inf] * (k - len(best))
+
+
+finite = st.floats(width=32, allow_nan=False)
+
+
+@given(st.lists(st.tuples(finite, st.integers(0, 2**31 - 1)), min_size=2, max_size=2))
+def test_a_sort_key_sorts_by_score_and_then_by_item_and_gives_both_back(pairs):
+    keys = [sort_key(np.float32(score), item) for score, item in pairs]
+    assert [(score_of(key), item_of(key)) for key in keys] == pairs
+    assert (keys[0] < keys[1]) == ((-pairs[0][0], pairs[0][1]) < (-pairs[1][0], pairs[1][1]))
+
+
+@given(users_scores, st.integers(0, NUM_ITEMS + 2), masks)
+def test_the_best_of_rows_are_the_positive_allowed_ones_sorted(drawn, k, mask):
     score_BI = np.array([row for row, _ in drawn], np.float32)
     forbidden_BS = np.full((len(drawn), 4), NO_ITEM)
     for place, (_, forbidden) in zip(forbidden_BS, drawn, strict=True):
         place[: len(forbidden)] = forbidden
-    found = best_of_rows(sparse.csr_matrix(score_BI), forbidden_BS, k)
+    found = best_of_rows(sparse.csr_matrix(score_BI), asking(forbidden_BS, mask), k)
     assert found.row_BK.shape == found.score_BK.shape == (len(drawn), k)
     for user, (score_I, forbidden) in enumerate(drawn):
         allowed = [item for item in range(NUM_ITEMS) if score_I[item] > 0 and item not in forbidden]
+        allowed = [item for item in allowed if mask is None or mask[item]]
         best = sorted(allowed, key=lambda item, s=score_I: (-s[item], item))[:k]
         assert found.row_BK[user].tolist() == best + [NO_ITEM] * (k - len(best))
         assert found.score_BK[user].tolist() == [score_I[item] for item in best] + [-np.inf] * (k - len(best))

@@ -28,7 +28,7 @@ def test_they_are_the_sparse_product_and_its_best(seed, density, length, k):
     similarity, users = drawn(seed, density, length)
     found = best_by_votes(users.history_BN, fading(users.history_BN, 0.8), similarity, users.forbidden_BS, k)
     votes = users.votes(NUM_ITEMS, length, 0.8)
-    expected = best_of_rows((votes @ similarity).tocsr(), users.forbidden_BS, k)
+    expected = best_of_rows((votes @ similarity).tocsr(), users, k)
     np.testing.assert_allclose(found.score_BK, expected.score_BK, rtol=1e-5, atol=1e-6)
     score_BI = np.asarray((votes.astype(np.float64) @ similarity).todense())
     for user, row_K in enumerate(found.row_BK):
@@ -45,6 +45,18 @@ def test_an_item_that_stands_twice_counts_twice_or_once():
     assert twice.score_BK[0, :2].tolist() == [3 * 1.25, 1.25 + 4 * 0.5]
     once = best_by_votes(history_BN, np.array([1, 0.5, 0.25]), similarity, nothing, 3, repeats_count=False)
     assert once.row_BK.tolist() == [[1, 2, NO_ITEM]] and once.score_BK[0, :2].tolist() == [5, 3]
+
+
+def test_what_nobody_may_be_shown_is_left_out_and_nothing_stays_behind():
+    similarity, users = drawn(7, 0.9, 20)
+    weight_N = fading(users.history_BN, 0.8)
+    everything = best_by_votes(users.history_BN, weight_N, similarity, users.forbidden_BS, NUM_ITEMS)
+    allowed_I = np.arange(NUM_ITEMS) % 3 > 0
+    some = best_by_votes(users.history_BN, weight_N, similarity, users.forbidden_BS, NUM_ITEMS, allowed_I=allowed_I)
+    for row_K, among_K in zip(some.row_BK, everything.row_BK, strict=True):
+        assert row_K[row_K != NO_ITEM].tolist() == [item for item in among_K if item != NO_ITEM and allowed_I[item]]
+    again = best_by_votes(users.history_BN, weight_N, similarity, users.forbidden_BS, NUM_ITEMS)
+    np.testing.assert_array_equal(again.score_BK, everything.score_BK)
 
 
 @pytest.mark.parametrize("k", [1, 3])
