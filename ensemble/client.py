@@ -83,11 +83,13 @@ class RecommendClient:
         with_candidates: bool = False,
         *,
         allow: Sequence[Sequence[str]] | None = None,
+        request_id: str = "",
         **parameters: Any,
     ) -> Reply:
         """Recommend for up to max_batch_size users in one call; the arguments are those of `Request.of`.
 
         Args:
+            request_id: names the request in the server's logs; the server draws one if it is empty.
             parameters: seed, temperature, diversity, timeout_ms.
 
         Raises: RequestError; ServerUnavailable; ServerFailure.
@@ -101,6 +103,7 @@ class RecommendClient:
                 MODEL_NAME,
                 [self._input(name, values) for name, values in _tensors(request).items()],
                 outputs=[self._triton.InferRequestedOutput(name) for name in names],
+                request_id=request_id,
                 parameters={name: str(value) for name, value in parameters.items()} or None,
                 **self._call_arguments,
             )

@@ -7,6 +7,8 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from ensemble.json_log import JsonLogConfig
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -27,3 +29,5 @@ class ServingConfig:
     """Longest time in seconds from start to ready."""
     stop_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
     """Longest time in seconds for requests in flight at stop; then Triton is killed."""
+    json_log: JsonLogConfig = Field(default_factory=JsonLogConfig)
+    """The log as JSON lines."""

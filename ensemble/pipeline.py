@@ -15,7 +15,9 @@ from ensemble.chain_executor import ChainExecutor
 from ensemble.config import ServingConfig
 from ensemble.graph import operators_of
 from ensemble.operators.operator import RequestOperator
+from ensemble.operators.retrieve_candidates import RetrieveCandidates
 from ensemble.request import FEATURE_TIME, Reply, Request
+from ensemble.trace import Trace
 from features.artifact import ArtifactError, file_sha256
 
 HASHES, ENSEMBLE = "sha256.json", "ensemble.pkl"
@@ -32,7 +34,6 @@ class Pipeline:
 
     def __init__(self, ensemble: Ensemble, as_of: int) -> None:
         self._ensemble = ensemble
-        self._runtime = Runtime(ChainExecutor())
         self.as_of = as_of
 
     @classmethod
@@ -64,9 +65,13 @@ class Pipeline:
         pipeline.recommend(Request.of(["warm up"], exclude=[["warm up"]]))
         return pipeline
 
-    def recommend(self, request: Request) -> Reply:
-        """Answer a checked request; every user's answer is the same whoever else is in it."""
-        done = self.columns(request)
+    def recommend(self, request: Request, trace: Trace | None = None) -> Reply:
+        """Answer a checked request; every user's answer is the same whoever else is in it.
+
+        Args:
+            trace: gets the seconds of each operator and the columns they made.
+        """
+        done = self.columns(request, trace)
         return Reply(
             item_ids=done["item_ids"],
             scores=done["scores"],
@@ -81,8 +86,14 @@ class Pipeline:
         """The operators of the request path, first to last."""
         return operators_of(self._ensemble)
 
-    def columns(self, request: Request) -> dict[str, np.ndarray]:
-        """Every column that the operators made on the way to the reply, [B, ...]."""
+    @property
+    def source_names(self) -> list[str]:
+        """The candidate sources, in the order of the column `proposed_row`."""
+        return next(one.opened_stage.names for one in self.operators if isinstance(one, RetrieveCandidates))
+
+    def columns(self, request: Request, trace: Trace | None = None) -> dict[str, np.ndarray]:
+        """Every column that the operators made on the way to the reply, [B, ...]; `trace` gets them too."""
+        trace = trace or Trace()
         table = TensorTable(
             {
                 "user": request.user_id,
@@ -97,8 +108,9 @@ class Pipeline:
                 "with_candidates": np.full(len(request), request.with_candidates),
             }
         )
-        done = self._ensemble.transform(table, runtime=self._runtime)
-        return {name: done[name].values for name in done}
+        done = self._ensemble.transform(table, runtime=Runtime(ChainExecutor(trace)))
+        trace.columns = {name: done[name].values for name in done}
+        return trace.columns
 
 
 def _padded(exclude: list[np.ndarray]) -> np.ndarray:

@@ -8,29 +8,71 @@ from __future__ import annotations
 
 import contextlib
 import json
-import traceback
+import logging
+import secrets
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
 from ensemble.config import ServingConfig
+from ensemble.json_log import JsonLog, log_lines_of
+from ensemble.metrics_publisher import MetricsPublisher
 from ensemble.request import DEFAULT_K, Reply, Request, RequestError, join
+from ensemble.run_metrics import count_error, count_run
+from ensemble.serving_metrics import metrics
+from ensemble.trace import Trace
 from ensemble.triton_config import CANDIDATE_OUTPUTS, PARAMETERS, SETTINGS
+
+MAX_REQUEST_ID = 128
+"""Longest id of a request, in characters."""
+
+_log = logging.getLogger("ensemble.triton_model")  # not __name__: the export gives this file another
 
 
 class Recommender(Protocol):
     """What the model runs: the pipeline."""
 
-    def recommend(self, request: Request) -> Reply:
+    @property
+    def source_names(self) -> list[str]:
+        """The candidate sources, in the order of the trace's column `proposed_row`."""
+        ...
+
+    def recommend(self, request: Request, trace: Trace) -> Reply:
         """Answer a checked request."""
         ...
+
+
+@dataclass(eq=False)
+class Call:
+    """One caller's request, from Triton and back."""
+
+    id: str
+    """The caller's own, or one drawn here."""
+    triton: Any
+    """Triton's request."""
+    request: Request | None = None
+    """What was asked; None if it cannot be served as it stands."""
+    answer: Reply | Exception | None = None
+    """What the caller gets."""
 
 
 def serving_config(model_config: dict[str, Any]) -> ServingConfig:
     """The [serving] configuration that the server wrote into config.pbtxt; the defaults in an export as it came."""
     told = model_config.get("parameters", {}).get(SETTINGS)
     return TypeAdapter(ServingConfig).validate_json(told["string_value"]) if told else ServingConfig()
+
+
+def serve_folder(args: dict[str, str]) -> Path | None:
+    """The folder that a server staged this model for, where logs go; None in an export as it came.
+
+    Args:
+        args: Triton's; model_repository is `<serve folder>/models/<model>`.
+    """
+    is_staged = SETTINGS in json.loads(args["model_config"]).get("parameters", {})
+    return Path(args["model_repository"]).parents[1] if is_staged else None
 
 
 def _parameters(text: str) -> dict[str, Any]:
@@ -60,7 +102,7 @@ class TritonPythonModel:
         """Load the pipeline from the model's version directory.
 
         Args:
-            args: Triton's; model_repository (the model's folder), model_version and model_config are read.
+            args: Triton's; model_repository (the model's folder), model_version, model_config and names are read.
         """
         import dask
         import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]  (Triton brings it)
@@ -70,7 +112,18 @@ class TritonPythonModel:
         model_config = json.loads(args["model_config"])
         self.max_batch_size: int = model_config["max_batch_size"]
         self.config = serving_config(model_config)
-        self.pipeline = self.load_pipeline(Path(args["model_repository"]) / args["model_version"])
+        self.opened = contextlib.ExitStack()
+        if folder := serve_folder(args):
+            version = args["model_version"]
+            self.opened.enter_context(JsonLog(self.config.json_log, folder, model=args["model_name"], version=version))
+        try:
+            self.pipeline = self.load_pipeline(Path(args["model_repository"]) / args["model_version"])
+        except Exception:
+            _log.exception("version %s cannot be loaded", args["model_version"])
+            self.opened.close()
+            raise
+        self.opened.callback(MetricsPublisher(metrics, pb_utils, args).stop)
+        _log.info("version %s is loaded", args["model_version"])
 
     def load_pipeline(self, version_dir: Path) -> Recommender:
         """The pipeline whose artifacts lie in version_dir."""
@@ -80,53 +133,87 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each of Triton's requests: a reply, or an error that concerns it alone."""
-        responses: list[Any] = [None] * len(requests)
-        good: dict[int, Request] = {}
-        for number, triton_request in enumerate(requests):
-            try:
-                good[number] = self._parse(triton_request)
-            except RequestError as error:
-                responses[number] = self._bad_request(error)
-        for number, answer in zip(good, self._answers(list(good.values())), strict=True):
-            if isinstance(answer, Reply):
-                responses[number] = self._response(answer, requests[number].requested_output_names())
-            elif isinstance(answer, RequestError):
-                responses[number] = self._bad_request(answer)
-            else:
-                responses[number] = self._failure(answer)
-        return responses
+        calls = [self._parse(request) for request in requests]
+        self._answer([call for call in calls if call.request])
+        return [self._respond(call) for call in calls]
 
-    def _answers(self, requests: list[Request]) -> list[Reply | Exception]:
-        """A reply or an error for each request, from one joined run if that succeeds."""
-        if not requests:
-            return []
-        joined, slices = join(requests)
-        try:
-            reply = self.pipeline.recommend(joined)
-            return [
-                reply.rows(rows, int(request.k.max()), request.with_candidates)
-                for request, rows in zip(requests, slices, strict=True)
-            ]
-        except Exception as error:  # whatever fails must reach its caller as an error, and only that caller
-            if len(requests) == 1:
-                self._log(error, f"the pipeline failed for users {joined.user_id[:5].tolist()}")
-                return [error]
-            self._log(error, f"{len(requests)} joined requests failed, running each alone")
-            return [answer for request in requests for answer in self._answers([request])]
+    def finalize(self) -> None:
+        """Write what waits to be written; Triton calls this when it lets the model go."""
+        self.opened.close()
 
-    def _parse(self, triton_request: Any) -> Request:
+    def _parse(self, triton_request: Any) -> Call:
         """Triton has checked names, types, ranks and the batch size; the values are still the caller's."""
-        tensors = {tensor.name(): tensor.as_numpy() for tensor in triton_request.inputs()}
+        call = Call(triton_request.request_id() or secrets.token_hex(8), triton_request)
+        try:
+            call.request = self._request(call)
+        except RequestError as error:
+            call.answer = error
+            count_error(error, "parse")
+        return call
+
+    def _request(self, call: Call) -> Request:
+        if len(call.id) > MAX_REQUEST_ID:
+            raise RequestError(
+                f"the request id may have at most {MAX_REQUEST_ID} characters, got {len(call.id)}; send a shorter one, "
+                "or none"
+            )
+        tensors = {tensor.name(): tensor.as_numpy() for tensor in call.triton.inputs()}
         return Request.of(
             tensors["user_id"],
             tensors.get("k", DEFAULT_K),
             tensors.get("exclude"),
             tensors.get("timestamp"),
             allow=tensors.get("allow"),
-            **_parameters(triton_request.parameters()),
-            with_candidates=not set(CANDIDATE_OUTPUTS).isdisjoint(triton_request.requested_output_names()),
+            **_parameters(call.triton.parameters()),
+            with_candidates=not set(CANDIDATE_OUTPUTS).isdisjoint(call.triton.requested_output_names()),
             max_batch_size=self.max_batch_size,
         )
+
+    def _answer(self, calls: list[Call]) -> None:
+        """Give each of these calls a reply or an error, from one joined run if that succeeds."""
+        if not calls:
+            return
+        requests = [call.request for call in calls if call.request]
+        joined, slices = join(requests)
+        trace = Trace()
+        with log_lines_of([call.id for call in calls]):
+            try:
+                reply = self._run(joined, trace, len(calls))
+            except Exception as error:  # whatever fails must reach its caller as an error, and only that caller
+                self._failed(calls, joined, error, trace)
+                return
+        for call, request, rows in zip(calls, requests, slices, strict=True):
+            call.answer = reply.rows(rows, int(request.k.max()), request.with_candidates)
+
+    def _run(self, joined: Request, trace: Trace, num_requests: int) -> Reply:
+        begun = time.perf_counter()
+        reply = self.pipeline.recommend(joined, trace)
+        count_run(reply, trace, time.perf_counter() - begun, num_requests, self.pipeline.source_names)
+        return reply
+
+    def _failed(self, calls: list[Call], joined: Request, error: Exception, trace: Trace) -> None:
+        """Run each joined request alone; one that was alone gets the error."""
+        if len(calls) > 1:
+            if not isinstance(error, RequestError):
+                _log.error("%d joined requests failed, running each alone", len(calls), exc_info=error)
+            for call in calls:
+                self._answer([call])
+            return
+        if not isinstance(error, RequestError):
+            users = joined.user_id[:5].tolist()
+            _log.error("request %s: the pipeline failed for users %s", calls[0].id, users, exc_info=error)
+        count_error(error, trace.stage)
+        calls[0].answer = error
+
+    def _respond(self, call: Call) -> Any:
+        """The reply as tensors; a mistake of the caller as INVALID_ARG, a failure of ours as INTERNAL."""
+        if isinstance(call.answer, Reply):
+            return self._response(call.answer, call.triton.requested_output_names())
+        if isinstance(call.answer, RequestError):
+            return self._error(str(call.answer), self.pb_utils.TritonError.INVALID_ARG)
+        kind = type(call.answer).__name__
+        message = f"the pipeline failed: {kind}: {call.answer}; the server's log has the traceback of request {call.id}"
+        return self._error(message, self.pb_utils.TritonError.INTERNAL)
 
     def _response(self, reply: Reply, names: list[str]) -> Any:
         tensors = []
@@ -135,17 +222,5 @@ class TritonPythonModel:
             tensors.append(self.pb_utils.Tensor(name, values[:, None] if values.ndim == 1 else values))
         return self.pb_utils.InferenceResponse(output_tensors=tensors)
 
-    def _bad_request(self, error: RequestError) -> Any:
-        return self._error(str(error), self.pb_utils.TritonError.INVALID_ARG)
-
-    def _failure(self, error: Exception) -> Any:
-        message = f"the pipeline failed: {type(error).__name__}: {error}; the server's log has the traceback"
-        return self._error(message, self.pb_utils.TritonError.INTERNAL)
-
     def _error(self, message: str, code: int) -> Any:
-        error = self.pb_utils.TritonError(message, code)
-        return self.pb_utils.InferenceResponse(output_tensors=[], error=error)
-
-    def _log(self, error: Exception, what: str) -> None:
-        if not isinstance(error, RequestError):
-            self.pb_utils.Logger.log_error(f"{what}:\n{''.join(traceback.format_exception(error))}")
+        return self.pb_utils.InferenceResponse(output_tensors=[], error=self.pb_utils.TritonError(message, code))

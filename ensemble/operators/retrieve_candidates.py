@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from ensemble.operators.fetch_user_features import FALLBACK
 from ensemble.operators.operator import Columns, RequestOperator
+from ensemble.serving_metrics import metrics
 from features.artifact import file_sha256
 from retrieval.candidates import load_stage
 from retrieval.index import load
@@ -56,6 +57,8 @@ class RetrieveCandidates(RequestOperator):
             asked = np.flatnonzero(known_B & (depth_B == depth))
             proposals, failed = self.opened_stage.propose(self.users(columns, asked), int(depth))
             num_failed_B[asked] = len(failed)
+            for name in failed:
+                metrics.count("cascade_source_failures_total", source=name)
             for source, one in enumerate(proposals):
                 proposed_BSQ[asked, source, : one.row_BK.shape[1]] = one.row_BK
         return {"proposed_row": proposed_BSQ, "num_failed_sources": num_failed_B, "wanted": wanted_B}

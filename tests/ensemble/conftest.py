@@ -19,7 +19,9 @@ from ensemble.triton_model import TritonPythonModel as Served
 class StandIn:
     """Twelve items a user, named user-number, less the excluded; the timestamp is the score."""
 
-    def recommend(self, request):
+    source_names = ()
+
+    def recommend(self, request, trace):
         if "boom" in request.user_id:
             raise RuntimeError("the store is on fire")
         if "unwelcome" in request.user_id:

@@ -1,6 +1,7 @@
 """The whole request path in process: what is served, held against computations that do not use it."""
 
 import shutil
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from ensemble.graph import operators_of
 from ensemble.operators.score_candidates import ScoreCandidates
 from ensemble.pipeline import Pipeline
 from ensemble.request import MAX_K, Request, join
+from ensemble.trace import Trace
 from features.artifact import ArtifactError, open_artifact
 from features.as_of import raw_interactions
 from features.etl import as_of_features
@@ -148,8 +150,31 @@ def test_joined_requests_equal_their_own_replies(world, pipeline):
 def test_merlins_own_executor_gives_the_same(world, pipeline, monkeypatch):
     request = mixed_request(world)
     expected = pipeline.recommend(request)
-    monkeypatch.setattr(pipeline, "_runtime", None)  # the ensemble then takes Merlin's
+    monkeypatch.setattr("ensemble.pipeline.Runtime", lambda executor: None)  # the ensemble then takes Merlin's
     assert_equal_replies(pipeline.recommend(request), expected)
+
+
+def test_a_trace_has_the_seconds_of_every_operator_and_the_columns_of_the_reply(world, pipeline):
+    trace = Trace()
+    begun = time.perf_counter()
+    reply = pipeline.recommend(mixed_request(world), trace)
+    taken = time.perf_counter() - begun
+    stages = [type(operator).__name__ for operator in pipeline.operators]
+    assert list(trace.stage_seconds) == stages and trace.stage == stages[-1]
+    assert min(trace.stage_seconds.values()) > 0 and 0.5 * taken < sum(trace.stage_seconds.values()) <= taken
+    np.testing.assert_array_equal(trace.columns["scores"], reply.scores)
+
+
+def test_a_trace_names_the_operator_that_failed(world, pipeline, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no ranker")
+
+    (ranker,) = (one for one in pipeline.operators if isinstance(one, ScoreCandidates))
+    monkeypatch.setattr(ranker, "run", fail)
+    trace = Trace()
+    with pytest.raises(RuntimeError, match="no ranker"):
+        pipeline.recommend(mixed_request(world), trace)
+    assert trace.stage == "ScoreCandidates" and "EncodeQuery" in trace.stage_seconds and not trace.columns
 
 
 def test_a_reply_keeps_every_promise(world, pipeline):
