@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
 from features.schema import FIRST_KNOWN
@@ -63,17 +64,58 @@ def similarities(row_BK: np.ndarray, history_BN: np.ndarray, unit_ID: np.ndarray
         unit_ID: vectors of length 1.
     """
     found = [np.zeros(row_BK.shape, np.float32) for _ in SIMILARITIES]
-    for user, history_N in enumerate(history_BN):  # each user's product by itself: its rounding depends on nobody else
-        past = history_N[history_N != NO_ITEM]
-        if not len(past):
-            continue
-        # One product a pair, not a matrix product: its rounding does not depend on how many candidates there are.
-        cosine_KN = np.einsum("kd,nd->kn", unit_ID[np.maximum(row_BK[user], 0)], unit_ID[past])
-        belief = np.float32(len(past) / (len(past) + PRIOR))
-        found[0][user] = belief * cosine_KN.mean(1)
-        found[1][user] = belief * cosine_KN[:, :LAST_N].mean(1)
-        found[2][user] = belief * cosine_KN.max(1)
+    _fill_similarities(np.ascontiguousarray(row_BK), np.ascontiguousarray(history_BN), unit_ID, *found)
     return dict(zip(SIMILARITIES, found, strict=True))
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_similarities(row_BK, history_BN, unit_ID, mean_BK, last_BK, best_BK):
+    length, dim = history_BN.shape[1], unit_ID.shape[1]
+    past_ND, cosine_N = np.empty((length, dim), np.float32), np.empty(length, np.float32)
+    item_D = np.empty(dim, np.float32)
+    for user in range(len(row_BK)):
+        num = 0
+        for item in history_BN[user]:
+            if item != NO_ITEM:
+                past_ND[num] = unit_ID[item]
+                num += 1
+        if not num:
+            continue
+        belief, num_last = np.float32(num / (num + PRIOR)), min(num, LAST_N)
+        for place in range(row_BK.shape[1]):
+            item_D[:] = unit_ID[max(row_BK[user, place], 0)]
+            _products(item_D, past_ND[:num], cosine_N)
+            total, of_last, best = np.float32(0), np.float32(0), cosine_N[0]
+            for past in range(num):
+                total += cosine_N[past]
+                if past < num_last:
+                    of_last += cosine_N[past]
+                best = max(best, cosine_N[past])
+            mean_BK[user, place] = belief * (total / np.float32(num))
+            last_BK[user, place] = belief * (of_last / np.float32(num_last))
+            best_BK[user, place] = belief * best
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _products(item_D, past_ND, product_N):
+    """Inner products with a history, four at a time. The compiler may reorder sums, but does so for all items alike."""
+    dim, num = len(item_D), len(past_ND)
+    for first in range(0, num - 3, 4):
+        one_D, two_D, three_D, four_D = past_ND[first], past_ND[first + 1], past_ND[first + 2], past_ND[first + 3]
+        one = two = three = four = np.float32(0)
+        for place in range(dim):
+            weight = item_D[place]
+            one += weight * one_D[place]
+            two += weight * two_D[place]
+            three += weight * three_D[place]
+            four += weight * four_D[place]
+        product_N[first], product_N[first + 1] = one, two
+        product_N[first + 2], product_N[first + 3] = three, four
+    for past in range(num - num % 4, num):
+        one, one_D = np.float32(0), past_ND[past]
+        for place in range(dim):
+            one += item_D[place] * one_D[place]
+        product_N[past] = one
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,19 +157,30 @@ def affinities(
 
 
 def _affinity(attribute: Attribute, row_BK: np.ndarray, history_BN: np.ndarray) -> np.ndarray:
-    value_IL, common_V = attribute.value_IL, attribute.common_V
-    size = len(common_V)
-    user, place = np.nonzero(history_BN != NO_ITEM)
-    had_ML = value_IL[history_BN[user, place]]
-    known_ML = had_ML >= FIRST_KNOWN
-    key = (user[:, None] * size + had_ML)[known_ML]
-    count_BV = np.bincount(key, minlength=len(row_BK) * size).reshape(len(row_BK), size)
-    of_item_BKL = value_IL[np.maximum(row_BK, 0)]
-    count_BKL = count_BV[np.arange(len(row_BK))[:, None, None], of_item_BKL]
-    known_BKL = of_item_BKL >= FIRST_KNOWN
-    num_past_B11 = (history_BN != NO_ITEM).sum(1)[:, None, None]
-    more_BKL = np.where(known_BKL, (count_BKL - num_past_B11 * common_V[of_item_BKL]) / (num_past_B11 + PRIOR), 0.0)
-    total_BK = more_BKL[..., 0].copy()
-    for place in range(1, more_BKL.shape[2]):  # one after the other: the same sum to the bit, however many candidates
-        total_BK += more_BKL[..., place]
-    return (total_BK / np.maximum(known_BKL.sum(2), 1)).astype(np.float32)
+    affinity_BK = np.empty(row_BK.shape, np.float32)
+    row_BK, history_BN = np.ascontiguousarray(row_BK), np.ascontiguousarray(history_BN)
+    _fill_affinity(row_BK, history_BN, attribute.value_IL, attribute.common_V, affinity_BK)
+    return affinity_BK
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_affinity(row_BK, history_BN, value_IL, common_V, affinity_BK):
+    count_V = np.zeros(len(common_V), np.int64)
+    for user in range(len(row_BK)):
+        num = 0
+        for had in history_BN[user]:
+            if had != NO_ITEM:
+                num += 1
+                for value in value_IL[had]:
+                    count_V[value] += 1
+        for place in range(row_BK.shape[1]):
+            total, num_known = 0.0, 0
+            for value in value_IL[max(row_BK[user, place], 0)]:
+                if value >= FIRST_KNOWN:
+                    total += (count_V[value] - num * common_V[value]) / (num + PRIOR)
+                    num_known += 1
+            affinity_BK[user, place] = total / max(num_known, 1)
+        for had in history_BN[user]:
+            if had != NO_ITEM:
+                for value in value_IL[had]:
+                    count_V[value] = 0

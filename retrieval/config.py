@@ -130,7 +130,7 @@ class IndexConfig:
     kind: Literal["auto", "flat", "hnsw", "ivf_pq"] = "auto"
     """How it searches. auto: exactly up to exact_up_to items; beyond, the first of ivf_pq and hnsw that reaches the
     recall target. A catalogue below a thousand items is searched exactly whatever stands here."""
-    exact_up_to: Annotated[int, Field(ge=0)] = 100_000
+    exact_up_to: Annotated[int, Field(ge=0)] = 20_000
     """Largest catalogue that auto searches exactly."""
     recall_target: Annotated[float, Field(gt=0, le=1)] = 0.98
     """Share of the true 100 best items that a search must find, measured against exact search; breadth grows until

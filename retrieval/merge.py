@@ -16,6 +16,7 @@ methods", SIGIR 2009; McFadden, "Conditional logit analysis of qualitative choic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,10 +25,13 @@ import numpy as np
 from scipy.optimize import minimize
 
 from retrieval.metrics import RelevantItems
+from retrieval.sources.best_first import Scratch, item_of, score_of, smallest, sort_key
 from retrieval.sources.source import NO_ITEM, Proposals
 
 # B users  S sources  Q proposals of a source  K merged candidates  P distinct pairs of user and item
 OFFSET = 60.0
+NO_SOURCE = -1
+_PLACES = Scratch(np.int32)
 L2 = 1.0
 """Weight of half the squared weights, each in deviations of its reciprocal rank, beside the log likelihood."""
 
@@ -63,33 +67,24 @@ class Merge:
             proposed_BSQ: int64 item rows, each source's best first; NO_ITEM pads.
         """
         num_users, num_sources, width = proposed_BSQ.shape
-        row_BN = proposed_BSQ.reshape(num_users, num_sources * width)
-        reciprocal_Q = reciprocal_rank(np.arange(width)).astype(np.float32)
         merged = Merged(
-            np.full((len(row_BN), num), NO_ITEM, np.int64),
-            np.zeros((len(row_BN), num), np.float32),
-            np.zeros((len(row_BN), num, num_sources), np.float32),
+            np.full((num_users, num), NO_ITEM, np.int64),
+            np.zeros((num_users, num), np.float32),
+            np.zeros((num_users, num, num_sources), np.float32),
         )
-        for user, row_N in enumerate(row_BN):
-            item, said = _said(row_N, width, num_sources, reciprocal_Q)
-            score = said @ np.asarray(self.weights, np.float32)
-            order = self._order(score, said)[:num]
-            merged.row_BK[user, : len(order)] = item[order]
-            merged.score_BK[user, : len(order)] = score[order]
-            merged.source_BKS[user, : len(order)] = said[order]
+        place_I = _PLACES.of(int(proposed_BSQ.max(initial=NO_ITEM)) + 1)
+        _fill(
+            np.ascontiguousarray(proposed_BSQ, np.int64),
+            reciprocal_rank(np.arange(width)).astype(np.float32),
+            np.asarray(self.weights, np.float32),
+            NO_SOURCE if self.reserved is None or not self.share else self.reserved,
+            self.share or 1.0,
+            place_I,
+            merged.row_BK,
+            merged.score_BK,
+            merged.source_BKS,
+        )
         return merged
-
-    def _order(self, score: np.ndarray, said: np.ndarray) -> np.ndarray:
-        """Highest score first, then by place; the reserved source's items moved up to where its share wants them."""
-        order = np.argsort(-score, kind="stable")
-        if self.reserved is None or not self.share:
-            return order
-        is_reserved = said[order, self.reserved] > 0
-        number = np.cumsum(is_reserved)  # of the reserved items, from 1
-        # The j-th must come among the first ceil(j / share); the j - 1 before it stand there as well.
-        latest = np.ceil(number / self.share - 1e-9) - number
-        place = np.arange(len(order), dtype=np.float64)
-        return order[np.argsort(np.where(is_reserved, np.minimum(place, latest - 0.5), place), kind="stable")]
 
 
 def reciprocal_rank(rank: np.ndarray) -> np.ndarray:
@@ -98,19 +93,63 @@ def reciprocal_rank(rank: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(nogil=True, cache=True)
-def _said(row_N, width, num_sources, reciprocal_Q):
-    """Distinct items of one user's proposals, ascending, and the reciprocal rank of each at every source, else 0."""
-    item_P = np.empty(len(row_N), np.int64)
-    said_PS = np.zeros((len(row_N), num_sources), np.float32)
-    num = 0
-    for place in np.argsort(row_N, kind="mergesort"):
-        if row_N[place] == NO_ITEM:
-            continue
-        if not num or item_P[num - 1] != row_N[place]:
-            item_P[num] = row_N[place]
-            num += 1
-        said_PS[num - 1, place // width] = reciprocal_Q[place % width]
-    return item_P[:num], said_PS[:num]
+def _fill(proposed_BSQ, reciprocal_Q, weight_S, reserved, share, place_I, row_BK, score_BK, source_BKS):
+    num_users, num_sources, width = proposed_BSQ.shape
+    num = row_BK.shape[1]
+    item_P = np.empty(num_sources * width, np.int64)
+    said_PS = np.empty((num_sources * width, num_sources), np.float32)
+    for user in range(num_users):
+        num_items = 0
+        for source in range(num_sources):
+            for rank in range(width):
+                item = proposed_BSQ[user, source, rank]
+                if item == NO_ITEM:
+                    continue
+                if not place_I[item]:
+                    item_P[num_items] = item
+                    said_PS[num_items] = 0
+                    num_items += 1
+                    place_I[item] = num_items
+                said_PS[place_I[item] - 1, source] = reciprocal_Q[rank]
+        key_P = np.empty(num_items, np.int64)
+        for place in range(num_items):
+            score = np.float32(0)
+            for source in range(num_sources):
+                score += weight_S[source] * said_PS[place, source]
+            key_P[place] = sort_key(score, item_P[place])
+        order = _first(key_P, place_I, said_PS, reserved, share, num)
+        for slot in range(len(order)):
+            item = item_of(order[slot])
+            row_BK[user, slot], score_BK[user, slot] = item, score_of(order[slot])
+            source_BKS[user, slot] = said_PS[place_I[item] - 1]
+        for item in item_P[:num_items]:
+            place_I[item] = 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _first(key_P, place_I, said_PS, reserved, share, num):
+    """Keys of the first num candidates: the smallest, with the reserved source's moved up to where its share wants
+    them. The j-th of those must come among the first ceil(j / share); the j - 1 before it stand there as well."""
+    if reserved == NO_SOURCE:
+        return smallest(key_P, num)
+    first = smallest(key_P, num)
+    own = np.empty(len(key_P), np.int64)
+    num_own = 0
+    for key in key_P:
+        if said_PS[place_I[item_of(key)] - 1, reserved] > 0:
+            own[num_own] = key
+            num_own += 1
+    own = np.sort(own[:num_own])
+    behind = own[own > first[-1]] if len(first) else own[:0]
+    keys = np.concatenate((first, behind))
+    wanted = np.arange(len(keys)).astype(np.float64)
+    number = 0
+    for place in range(len(keys)):
+        if number < len(own) and keys[place] == own[number]:
+            number += 1
+            latest = math.ceil(number / share - 1e-9) - number
+            wanted[place] = min(wanted[place], latest - 0.5)
+    return keys[np.argsort(wanted, kind="mergesort")][:num]
 
 
 def side_by_side(proposals: Sequence[Proposals]) -> np.ndarray:

@@ -66,13 +66,14 @@ class ScoreCandidates(RequestOperator):
 
     def _of_the_items(self, columns: Columns) -> Columns:
         row_BK = columns["candidate_row"]
-        item_BKD = self.opened_vectors[np.maximum(row_BK, 0)]
+        some_BK = np.maximum(row_BK, 0)
+        item_BKD = self.opened_vectors[some_BK]
         # One product a pair, not a matrix product: its rounding does not depend on how many pairs there are.
         score_BK = np.einsum("bkd,bd->bk", item_BKD, columns["query_vector"])
         said = {
             source_feature(name): columns["candidate_sources"][..., s] for s, name in enumerate(self.opened_sources)
         }
-        relative = {name: values[np.maximum(row_BK, 0)] for name, values in self.opened_relative.items()}
+        relative = {name: values[some_BK] for name, values in self.opened_relative.items()}
         history_BN = self.opened_rows.of_ids(columns["history"])
         taste = similarities(row_BK, history_BN, self.opened_vectors[:, :-NUM_COORDINATES])
         taste |= affinities(row_BK, history_BN, self.opened_attributes)

@@ -17,21 +17,19 @@ _EVERYTHING = np.ones(0, dtype=bool)
 
 
 class Scratch(threading.local):
-    """Arrays as long as the catalogue, one set a thread. Whoever uses them leaves them as they were: all 0."""
+    """An array as long as the catalogue, one a thread. Whoever uses it leaves it as it was: all 0."""
 
-    def __init__(self) -> None:
-        self._mark_I = np.zeros(0, np.uint8)
-        self._sum_I = np.zeros(0, np.float32)
+    def __init__(self, dtype: type) -> None:
+        self._value_I = np.zeros(0, dtype)
 
-    def of(self, num_items: int) -> tuple[np.ndarray, np.ndarray]:
-        """[at least I] uint8 marks, and [at least I] float32 sums."""
-        if len(self._mark_I) < num_items:
-            self._mark_I = np.zeros(num_items, np.uint8)
-            self._sum_I = np.zeros(num_items, np.float32)
-        return self._mark_I, self._sum_I
+    def of(self, num_items: int) -> np.ndarray:
+        """[at least I]"""
+        if len(self._value_I) < num_items:
+            self._value_I = np.zeros(num_items, self._value_I.dtype)
+        return self._value_I
 
 
-SCRATCH = Scratch()
+MARKS, SUMS = Scratch(np.uint8), Scratch(np.float32)
 
 
 def mask_of(allowed_I: np.ndarray | None) -> np.ndarray:

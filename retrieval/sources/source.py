@@ -16,7 +16,7 @@ from scipy import sparse
 from features.history import SECONDS_PER_DAY
 from features.item_content import ItemContent
 from retrieval.item_rows import NO_ITEM
-from retrieval.sources.best_first import SCRATCH, fill_from_columns, mask_of
+from retrieval.sources.best_first import MARKS, fill_from_columns, mask_of
 
 # B users  N history length  K candidates  S forbidden items  I items  E interactions
 
@@ -205,10 +205,10 @@ def best_of_columns(score_BM: np.ndarray, item_M: np.ndarray, users: Users, k: i
         item_M: int64 item rows of the columns.
     """
     found = Proposals.nothing(len(score_BM), k)
-    marks_I, _ = SCRATCH.of(int(item_M.max(initial=-1)) + 1)
+    mark_I = MARKS.of(int(item_M.max(initial=-1)) + 1)
     forbidden_BS = np.ascontiguousarray(users.forbidden_BS, np.int64)
     allowed_I = mask_of(users.allowed_I)
-    fill_from_columns(score_BM, item_M, forbidden_BS, allowed_I, marks_I, found.row_BK, found.score_BK)
+    fill_from_columns(score_BM, item_M, forbidden_BS, allowed_I, mark_I, found.row_BK, found.score_BK)
     return found
 
 

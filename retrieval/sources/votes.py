@@ -13,7 +13,8 @@ from scipy import sparse
 from retrieval.sources.best_first import (
     FORBIDDEN,
     FREE,
-    SCRATCH,
+    MARKS,
+    SUMS,
     TOUCHED,
     is_open,
     mark,
@@ -57,7 +58,8 @@ def best_by_votes(
         similarity.indptr,
         similarity.indices,
         similarity.data.astype(np.float32, copy=False),
-        *SCRATCH.of(similarity.shape[1]),
+        MARKS.of(similarity.shape[1]),
+        SUMS.of(similarity.shape[1]),
         found.row_BK,
         found.score_BK,
     )
