@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from ensemble.json_log import JsonLogConfig
+from ensemble.security_config import SecurityConfig
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -31,3 +32,7 @@ class ServingConfig:
     """Longest time in seconds for requests in flight at stop; then Triton is killed."""
     json_log: JsonLogConfig = Field(default_factory=JsonLogConfig)
     """The log as JSON lines."""
+    keep_states: Annotated[int, Field(ge=1, le=100)] = 2
+    """Earlier states of a rollout that stay staged, so that `rollback` can return to them."""
+    security: SecurityConfig = Field(default_factory=SecurityConfig)
+    """Keys and certificates."""

@@ -71,7 +71,7 @@ def run(
         graph.save(str(folder))
     shutil.copyfile(ensemble.triton_model.__file__, version / "model.py")
     hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in _sealed(folder)}
-    seal = {"as_of": etl.metrics["as_of"], "sha256": hashes}
+    seal = {"as_of": etl.metrics["as_of"], "vocabulary": retrieval.metrics.get("vocabulary"), "sha256": hashes}
     (version / HASHES).write_text(json.dumps(seal, indent=2, sort_keys=True) + "\n")
     (version.parent / "config.pbtxt").write_text(
         triton_config(config.max_batch_size, config.num_instances, config.max_queue_delay_microseconds)

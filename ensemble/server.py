@@ -30,6 +30,8 @@ from pathlib import Path
 from typing import IO, Self
 
 from ensemble.config import ServingConfig
+from ensemble.control import KEY_HEADER, ControlClient
+from ensemble.control_key import make_control_key
 from ensemble.process_group import group_members, is_running, kill_group, launch
 from ensemble.triton_config import MODEL_NAME
 from features.errors import CascadeError
@@ -57,8 +59,8 @@ class TritonServer:
     """A Triton that serves one model repository; use it in a `with`.
 
     Args:
-        repository: folder with the model `cascade`.
-        run_folder: gets Triton's log, its backends and a lock; one server at a time.
+        repository: folder with the model `cascade`, and others beside it; all are loaded.
+        run_folder: gets Triton's log, its backends, the control key and a lock; one server at a time.
         config: addresses and timeouts. What concerns the model is in its config.pbtxt already.
     """
 
@@ -70,6 +72,7 @@ class TritonServer:
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._model_pids: set[int] = set()
+        self._control_key = ""
 
     def __enter__(self) -> Self:
         self.start()
@@ -99,6 +102,12 @@ class TritonServer:
         return self._process.pid if self._process else None
 
     @property
+    def control(self) -> ControlClient:
+        """The control endpoints; known once started."""
+        url = f"{_reachable(self.config.host)}:{self.config.http_port}"
+        return ControlClient(url, self._control_key, self.config.ready_timeout_seconds)
+
+    @property
     def is_alive(self) -> bool:
         """Whether Triton runs."""
         return self._process is not None and self._process.poll() is None
@@ -116,6 +125,7 @@ class TritonServer:
         self._take_lock()
         try:
             self.config = _with_free_ports(self.config)
+            self._control_key = make_control_key(self.run_folder, self.config)
             backends = _install_backends(triton_home, self.run_folder)
             if self.log_path.exists():  # the log of a crash must survive the restart
                 os.replace(self.log_path, self.log_path.with_suffix(".previous.log"))
@@ -198,11 +208,24 @@ class TritonServer:
             "exit-timeout-secs": max(1, round(config.stop_timeout_seconds)),
             "backend-config": f"python,shm-region-prefix-name={self._new_shared_memory_prefix()}",
         }
+        models = sorted(path.parent.name for path in self.repository.glob("*/config.pbtxt"))
         return [
             str(triton_home / "bin/tritonserver"),
             "--disable-auto-complete-config",
+            "--model-control-mode=explicit",
+            "--strict-readiness=false",  # else an earlier version that was unloaded makes the whole server unready
+            *(f"--load-model={model}" for model in models),
             *(f"--{name}={value}" for name, value in arguments.items()),
+            *self._restrictions(),
         ]
+
+    def _restrictions(self) -> list[str]:
+        """Triton takes the key on its command line only, where other accounts of the machine can see it."""
+        apis = ",".join(self.config.security.restricted_apis)
+        if not apis:
+            return []
+        key = f"{KEY_HEADER}={self._control_key}"
+        return [f"--http-restricted-api={apis}:{key}", f"--grpc-restricted-protocol={apis}:{key}"]
 
     @property
     def _lock_fd(self) -> int:

@@ -411,6 +411,7 @@ def _served(out: Path, config) -> Iterator[str]:
     from dataclasses import replace
 
     from ensemble.client import RecommendClient, ServerUnavailable
+    from ensemble.rollout import prepared_repository
     from ensemble.server import TritonServer
 
     if (out / "serve" / ADDRESSES).is_file():
@@ -424,5 +425,6 @@ def _served(out: Path, config) -> Iterator[str]:
         except ServerUnavailable:
             pass
     ports = replace(config.serving, http_port=0, grpc_port=0, metrics_port=0)
-    with TritonServer(repository(out), out / "serve", ports) as server:
+    own = prepared_repository(out, out / "serve" / "measured", ports)  # whatever else is deployed in `serve`
+    with TritonServer(own.folder, out / "serve", ports) as server:
         yield server.grpc_url

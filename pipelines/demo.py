@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ensemble.client import RecommendClient
+from ensemble.rollout import prepared_repository
 from ensemble.server import TritonServer
 from pipelines.config import CascadeConfig
 from pipelines.measure import measure
@@ -22,10 +23,11 @@ from pipelines.stages import run_stages
 def run_demo(config: CascadeConfig, out: Path) -> None:
     """Leaves the run folder `out`; Triton is stopped at the end."""
     begun = time.monotonic()
-    artifacts = run_stages(config, out)
+    run_stages(config, out)
     users = [*_some_users(out / "etl" / "users.parquet"), "a-stranger"]
     serving = replace(config.serving, http_port=0, grpc_port=0, metrics_port=0)  # for a moment: any free ports
-    with TritonServer(artifacts["export"].path / "repository", out / "serve", serving) as server:
+    own = prepared_repository(out, out / "serve" / "measured", serving)
+    with TritonServer(own.folder, out / "serve", serving) as server:
         print(f"triton     ready at {server.grpc_url} (gRPC) and {server.http_url} (HTTP)", flush=True)
         with RecommendClient(server.grpc_url, timeout_seconds=60) as client:
             print_slates(users, client.recommend(users, k=5), titles(out / "etl" / "items.parquet"))

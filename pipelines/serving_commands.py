@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
-from pipelines.commands import ADDRESSES, remember, repository, run_folder, saved_config
+from pipelines.commands import ADDRESSES, remember, run_folder, saved_config
 
 
 def serve(options: Namespace) -> None:
     """Serve until SIGINT or SIGTERM."""
+    from ensemble.rollout import prepared_repository
     from ensemble.server import TritonServer, serve_forever
 
     out = run_folder(options)
@@ -25,7 +26,8 @@ def serve(options: Namespace) -> None:
 
     begun: list[TritonServer] = []
     try:
-        serve_forever(repository(out), out / "serve", config.serving, remember_addresses)
+        repository = prepared_repository(out, out / "serve", config.serving)
+        serve_forever(repository.folder, out / "serve", config.serving, remember_addresses)
     finally:
         if begun:  # another server's addresses stay
             addresses.unlink(missing_ok=True)

@@ -1,0 +1,24 @@
+"""Configuration of who may call the server, and how."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+Api = Literal[
+    "health", "metadata", "inference", "shared-memory", "model-config", "model-repository", "statistics", "trace",
+    "logging",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class SecurityConfig:
+    """Keys and certificates. Addresses are in [serving]."""
+
+    restricted_apis: tuple[Api, ...] = ("model-repository", "model-config", "shared-memory", "trace", "logging")
+    """Triton's endpoints that need the control key, over HTTP and gRPC."""
+    control_key_env: str = ""
+    """Environment variable that holds the control key; empty makes a new key at every start, in `control.key` of the
+    serve folder."""

@@ -1,0 +1,139 @@
+"""The model repository that Triton serves: `<serve folder>/models`, releases beside each other.
+
+Sealed files are linked, not copied: they never change, and a link costs nothing. The online store is copied, because
+live events change it. The export itself is only read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from ensemble.config import ServingConfig
+from ensemble.release import IDENTITY, MODEL_CONFIG, SEAL, Release
+from ensemble.rollout_state import MODELS, version_of
+from ensemble.served_models import SERVED_MODELS
+from ensemble.triton_config import MODEL_NAME, SETTINGS
+from features.artifact import ArtifactError
+
+_STORE = "store"
+_MODEL_CODE = "model.py"
+
+
+class ServedRepository:
+    """The models folder of a serve folder.
+
+    Args:
+        serve_folder: made if it is not there.
+        config: written into the models' configuration.
+    """
+
+    def __init__(self, serve_folder: Path, config: ServingConfig) -> None:
+        self.serve_folder = serve_folder
+        self.folder = serve_folder / MODELS
+        self.config = config
+        (self.folder / MODEL_NAME).mkdir(parents=True, exist_ok=True)
+
+    def version_folder(self, version: int) -> Path:
+        """Where one of Triton's versions of `cascade` lies."""
+        return self.folder / MODEL_NAME / str(version)
+
+    def has(self, version: int) -> bool:
+        """Whether a version is staged."""
+        return (self.version_folder(version) / _MODEL_CODE).is_file()
+
+    def stage(self, release: Release, number: int) -> Path:
+        """Put a checked release beside the others, whole or not at all. Nothing is loaded.
+
+        Raises: OSError if the disk is full; ArtifactError if a file of the release changed while it was staged.
+        """
+        target = self.version_folder(version_of(number))
+        temporary = self.folder.parent / f"staging-{number}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            for source in sorted(path for path in release.folder.rglob("*") if path.is_file()):
+                inside = source.relative_to(release.folder)
+                if "__pycache__" in inside.parts:
+                    continue
+                (temporary / inside).parent.mkdir(parents=True, exist_ok=True)
+                is_sealed = inside.parts[0] == "ensemble" and _STORE not in inside.parts
+                (_link if is_sealed else shutil.copyfile)(source, temporary / inside)
+            shutil.copyfile(release.model_config, temporary / MODEL_CONFIG)
+            (temporary / IDENTITY).write_text(json.dumps(release.identity, indent=2, sort_keys=True) + "\n")
+            if (release.folder / SEAL).exists() and (temporary / SEAL).read_bytes() != (
+                release.folder / SEAL
+            ).read_bytes():
+                raise ArtifactError(f"{release.folder} changed while it was staged; deploy it again")
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return target
+
+    def remove(self, version: int) -> None:
+        """Drop a version that is not loaded."""
+        shutil.rmtree(self.version_folder(version), ignore_errors=True)
+
+    def staged_versions(self) -> list[int]:
+        """Triton's version numbers of all that is staged, loaded or not."""
+        return sorted(int(path.name) for path in (self.folder / MODEL_NAME).iterdir() if path.name.isdecimal())
+
+    def model_config(self, versions: Sequence[int], of: int) -> str:
+        """Configuration of `cascade` with some versions loaded, as the JSON that Triton's control API takes.
+
+        Args:
+            of: the version with whose exported configuration they run.
+        """
+        from google.protobuf import json_format
+
+        return json_format.MessageToJson(self._model_config(versions, of), preserving_proto_field_name=True)
+
+    def write_model_config(self, versions: Sequence[int], of: int) -> None:
+        """The same into config.pbtxt, which Triton reads when it starts; replaced as a whole."""
+        from google.protobuf import text_format
+
+        path = self.folder / MODEL_NAME / MODEL_CONFIG
+        temporary = path.with_suffix(".new")
+        temporary.write_text(text_format.MessageToString(self._model_config(versions, of)))
+        os.replace(temporary, path)
+
+    def build_others(self) -> None:
+        """Build the models beside `cascade` anew; drop those that the configuration does not ask for."""
+        wanted = [model for model in SERVED_MODELS if model.wanted(self.config)]
+        for folder in self.folder.iterdir():
+            if folder.name not in (MODEL_NAME, *(model.name for model in wanted)):
+                shutil.rmtree(folder)
+        for model in wanted:
+            temporary = self.serve_folder / f"building-{model.name}"
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            try:
+                model.build(temporary, self.serve_folder, self.config)
+                shutil.rmtree(self.folder / model.name, ignore_errors=True)
+                os.replace(temporary, self.folder / model.name)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _model_config(self, versions: Sequence[int], of: int) -> Any:
+        from google.protobuf import text_format
+        from tritonclient.grpc import model_config_pb2
+
+        exported = (self.version_folder(of) / MODEL_CONFIG).read_text()
+        config = text_format.Parse(exported, model_config_pb2.ModelConfig())
+        config.version_policy.specific.versions[:] = sorted(versions)
+        settings = TypeAdapter(ServingConfig).dump_json(self.config).decode()
+        config.parameters[SETTINGS].string_value = settings
+        return config
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
