@@ -251,7 +251,7 @@ def evaluate(options: Namespace) -> None:
 
         measure_candidates(out, config)
         return
-    with _served(out, config) as url, RecommendClient(url, timeout_seconds=60) as client:
+    with served(out, config) as url, RecommendClient(url, timeout_seconds=60) as client:
         measure(client, config, out)
 
 
@@ -406,7 +406,7 @@ def _address(out: Path | None, protocol: str) -> str:
 
 
 @contextmanager
-def _served(out: Path, config) -> Iterator[str]:
+def served(out: Path, config) -> Iterator[str]:
     """gRPC address of a server of the run: the one that runs, or one for this call."""
     from dataclasses import replace
 
