@@ -159,6 +159,29 @@ def command_line() -> argparse.ArgumentParser:
     added.add_argument("--local", action="store_true", help="in process, without a server")
     added.add_argument("--json", action="store_true", help="one JSON object a user instead of a table")
 
+    added = command(
+        "events",
+        "send new interactions to a running server: the users' next slates reflect them; sending again does no harm",
+        module="events_commands",
+    )
+    added.add_argument("action", metavar="push", choices=("push",))
+    added.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help=".parquet, .csv, or JSON lines (- reads them from standard input as they come), with the columns "
+        "event_id, user_id, item_id and timestamp; further columns are attributes of the interaction: "
+        "its categories and price",
+    )
+    run_folder(added)
+    added.add_argument("--attributes", help="further columns to send, separated by commas (default: all)")
+    added.add_argument(
+        "--timestamp-unit", choices=("s", "ms", "us", "iso8601"), default="s", help="of the column (default: s)"
+    )
+    added.add_argument("--batch-size", type=int, default=256, help="events a call (default: 256)")
+    added.add_argument("--protocol", choices=("grpc", "http"), default="grpc")
+    added.add_argument("--url", type=_host_and_port, help="host:port of the server (default: the run's)")
+
     added = command("embeddings", "write the vectors of users or items to a .parquet file")
     added.add_argument("entity", choices=("users", "items"))
     run_folder(added, None)
