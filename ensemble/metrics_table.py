@@ -45,6 +45,10 @@ METRICS: dict[str, Metric] = {
         "counter", "Runs in which a candidate source failed and was done without, by its name.", ("source",)
     ),
     "cascade_removed_total": Metric("counter", "Items that a filter kept from users, by its name.", ("filter",)),
+    "cascade_request_log_rows_total": Metric("counter", "Rows of the request log in whole files."),
+    "cascade_request_log_dropped_rows_total": Metric(
+        "counter", "Rows of the request log that were lost, by what was full or failed.", ("reason",)
+    ),
     "cascade_log_lines_dropped_total": Metric("counter", "Lines of the JSON log that the disk did not take."),
     "cascade_metric_series_refused_total": Metric(
         "counter", "Values counted under `other`, because a metric had too many label values.", ("metric",)

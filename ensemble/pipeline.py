@@ -14,6 +14,7 @@ from merlin.table import TensorTable
 from ensemble.chain_executor import ChainExecutor
 from ensemble.config import ServingConfig
 from ensemble.graph import operators_of
+from ensemble.operators.fetch_user_features import FetchUserFeatures
 from ensemble.operators.operator import RequestOperator
 from ensemble.operators.retrieve_candidates import RetrieveCandidates
 from ensemble.request import FEATURE_TIME, Reply, Request
@@ -90,6 +91,12 @@ class Pipeline:
     def source_names(self) -> list[str]:
         """The candidate sources, in the order of the column `proposed_row`."""
         return next(one.opened_stage.names for one in self.operators if isinstance(one, RetrieveCandidates))
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Columns with what the store says of a user."""
+        fetch = next(one for one in self.operators if isinstance(one, FetchUserFeatures))
+        return [name for name in fetch.outputs if name not in ("seen_row", "source")]
 
     def columns(self, request: Request, trace: Trace | None = None) -> dict[str, np.ndarray]:
         """Every column that the operators made on the way to the reply, [B, ...]; `trace` gets them too."""

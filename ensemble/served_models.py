@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.config import ServingConfig
-from ensemble.events_repository import build_events_model
-from ensemble.triton_config import EVENTS_MODEL
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,5 @@ class ServedModel:
     """Whether the configuration asks for it."""
 
 
-SERVED_MODELS: tuple[ServedModel, ...] = (
-    ServedModel(EVENTS_MODEL, build_events_model, lambda config: config.events.enabled),
-)
+SERVED_MODELS: tuple[ServedModel, ...] = ()
 """In the order in which Triton is told to load them."""

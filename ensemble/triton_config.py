@@ -15,6 +15,8 @@ INPUTS = {
 allow [B, M] are not. Triton joins only requests that send the same inputs."""
 PARAMETERS = ("seed", "temperature", "diversity", "timeout_ms")
 """Parameters of a request, one for all of its users; they do not keep Triton from joining it with others."""
+ARM = "arm"
+"""Parameter that a router adds: the experiment's arm, for the request log alone."""
 SETTINGS = "serving"
 """Parameter of the model's configuration that holds the [serving] configuration as JSON."""
 _LISTS = ("exclude", "allow")
@@ -31,18 +33,6 @@ OUTPUTS = {
 
 SLATE_OUTPUTS = ("item_ids", "scores", "propensities", "source")
 CANDIDATE_OUTPUTS = ("candidate_ids", "ranked_ids")
-
-EVENTS_MODEL = "cascade_events"
-EVENT_INPUTS = {
-    "event_id": "TYPE_STRING",
-    "user_id": "TYPE_STRING",
-    "item_id": "TYPE_STRING",
-    "timestamp": "TYPE_INT64",
-    "attributes": "TYPE_STRING",
-}
-"""Input tensors and their types, [B, 1] each; `attributes` may be left out."""
-EVENT_OUTPUT = "status"
-"""[B, 1] text."""
 
 _ONE_A_USER = [1]
 _ANY_NUMBER = [-1]

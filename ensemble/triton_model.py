@@ -21,10 +21,11 @@ from ensemble.config import ServingConfig
 from ensemble.json_log import JsonLog, log_lines_of
 from ensemble.metrics_publisher import MetricsPublisher
 from ensemble.request import DEFAULT_K, Reply, Request, RequestError, join
+from ensemble.request_log import RequestLog, SampledRequest, SampledRun
 from ensemble.run_metrics import count_error, count_run
 from ensemble.serving_metrics import metrics
 from ensemble.trace import Trace
-from ensemble.triton_config import CANDIDATE_OUTPUTS, PARAMETERS, SETTINGS
+from ensemble.triton_config import ARM, CANDIDATE_OUTPUTS, PARAMETERS, SETTINGS
 
 MAX_REQUEST_ID = 128
 """Longest id of a request, in characters."""
@@ -40,6 +41,11 @@ class Recommender(Protocol):
         """The candidate sources, in the order of the trace's column `proposed_row`."""
         ...
 
+    @property
+    def feature_names(self) -> list[str]:
+        """The trace's columns with what the store says of a user."""
+        ...
+
     def recommend(self, request: Request, trace: Trace) -> Reply:
         """Answer a checked request."""
         ...
@@ -53,6 +59,8 @@ class Call:
     """The caller's own, or one drawn here."""
     triton: Any
     """Triton's request."""
+    arm: str = ""
+    """Of the experiment that sent it; empty for none."""
     request: Request | None = None
     """What was asked; None if it cannot be served as it stands."""
     answer: Reply | Exception | None = None
@@ -75,15 +83,14 @@ def serve_folder(args: dict[str, str]) -> Path | None:
     return Path(args["model_repository"]).parents[1] if is_staged else None
 
 
-def _parameters(text: str) -> dict[str, Any]:
+def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
     """Those of a Triton request, as `Request.of` takes them. Clients may send numbers as text.
 
     Raises: RequestError if there is one that nobody reads.
     """
-    given = json.loads(text or "{}")
-    if unknown := sorted(set(given) - set(PARAMETERS)):
+    if unknown := sorted(set(parameters) - set(PARAMETERS)):
         raise RequestError(f"request parameter {unknown[0]!r} is not known; there are {', '.join(PARAMETERS)}")
-    return {name: _as_number(value) for name, value in given.items()}
+    return {name: _as_number(value) for name, value in parameters.items()}
 
 
 def _as_number(value: Any) -> Any:
@@ -123,6 +130,7 @@ class TritonPythonModel:
             self.opened.close()
             raise
         self.opened.callback(MetricsPublisher(metrics, pb_utils, args).stop)
+        self.request_log = self._open_request_log(args)
         _log.info("version %s is loaded", args["model_version"])
 
     def load_pipeline(self, version_dir: Path) -> Recommender:
@@ -130,6 +138,22 @@ class TritonPythonModel:
         from ensemble.pipeline import Pipeline
 
         return Pipeline.load(version_dir, self.config)
+
+    def _open_request_log(self, args: dict[str, str]) -> RequestLog | None:
+        """None where there is nothing to log to, or it cannot be opened: serving goes on without it."""
+        folder = serve_folder(args)
+        if folder is None or not self.config.request_log.sample:
+            return None
+        try:
+            from ensemble.request_rows import LoggedRelease
+
+            version_folder = Path(args["model_repository"]) / args["model_version"]
+            names = self.pipeline.source_names, self.pipeline.feature_names
+            release = LoggedRelease.read(version_folder, *names)
+            return self.opened.enter_context(RequestLog(self.config.request_log, folder, release))
+        except Exception:
+            _log.exception("requests are not logged")
+            return None
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each of Triton's requests: a reply, or an error that concerns it alone."""
@@ -158,13 +182,15 @@ class TritonPythonModel:
                 "or none"
             )
         tensors = {tensor.name(): tensor.as_numpy() for tensor in call.triton.inputs()}
+        parameters = json.loads(call.triton.parameters() or "{}")
+        call.arm = str(parameters.pop(ARM, ""))
         return Request.of(
             tensors["user_id"],
             tensors.get("k", DEFAULT_K),
             tensors.get("exclude"),
             tensors.get("timestamp"),
             allow=tensors.get("allow"),
-            **_parameters(call.triton.parameters()),
+            **_checked(parameters),
             with_candidates=not set(CANDIDATE_OUTPUTS).isdisjoint(call.triton.requested_output_names()),
             max_batch_size=self.max_batch_size,
         )
@@ -178,17 +204,27 @@ class TritonPythonModel:
         trace = Trace()
         with log_lines_of([call.id for call in calls]):
             try:
-                reply = self._run(joined, trace, len(calls))
+                reply = self._run(calls, joined, slices, trace)
             except Exception as error:  # whatever fails must reach its caller as an error, and only that caller
                 self._failed(calls, joined, error, trace)
                 return
         for call, request, rows in zip(calls, requests, slices, strict=True):
             call.answer = reply.rows(rows, int(request.k.max()), request.with_candidates)
 
-    def _run(self, joined: Request, trace: Trace, num_requests: int) -> Reply:
-        begun = time.perf_counter()
+    def _run(self, calls: list[Call], joined: Request, slices: list[slice], trace: Trace) -> Reply:
+        received, begun = time.time(), time.perf_counter()
         reply = self.pipeline.recommend(joined, trace)
-        count_run(reply, trace, time.perf_counter() - begun, num_requests, self.pipeline.source_names)
+        seconds = time.perf_counter() - begun
+        count_run(reply, trace, seconds, len(calls), self.pipeline.source_names)
+        if self.request_log:
+            log = self.request_log
+            sampled = [
+                SampledRequest(call.id, call.arm, rows)
+                for call, rows in zip(calls, slices, strict=True)
+                if log.is_sampled(call.id)
+            ]
+            if sampled:
+                log.add(SampledRun(sampled, len(calls), received, seconds, joined, reply, trace))
         return reply
 
     def _failed(self, calls: list[Call], joined: Request, error: Exception, trace: Trace) -> None:

@@ -19,7 +19,7 @@ from ensemble.triton_model import TritonPythonModel as Served
 class StandIn:
     """Twelve items a user, named user-number, less the excluded; the timestamp is the score."""
 
-    source_names = ()
+    source_names = feature_names = ()
 
     def recommend(self, request, trace):
         if "boom" in request.user_id:

@@ -14,9 +14,8 @@ from nvtabular import ops
 from features.artifact import Artifact, open_artifact
 from features.as_of import ITEM_NUMBERS, MOMENT_NUMBERS, USER_NUMBERS, AsOf, raw_interactions
 from features.history import EventLog
-from features.log_scale import normalized_log
 from features.schema import FIRST_KNOWN, UNSEEN, load_schema, num_categories
-from features.workflow import load_workflow, normalization, transform
+from features.workflow import load_workflow, normalization, normalized_log, transform
 
 
 @pytest.fixture(scope="module")
