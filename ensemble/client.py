@@ -6,17 +6,29 @@ ServerFailure (the server got the request and failed). Each says the address and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 
 from ensemble.request import DEFAULT_K, Reply, Request, RequestError, decoded
-from ensemble.triton_config import CANDIDATE_OUTPUTS, INPUTS, MODEL_NAME, SLATE_OUTPUTS
+from ensemble.triton_config import (
+    CANDIDATE_OUTPUTS,
+    EVENT_INPUTS,
+    EVENT_OUTPUT,
+    EVENTS_MODEL,
+    INPUTS,
+    MODEL_NAME,
+    SLATE_OUTPUTS,
+)
 from features.errors import CascadeError
 
 DEFAULT_BATCH_SIZE = 64
 """Users a call in `recommend_all`; ExportConfig.max_batch_size must not be smaller."""
+
+DEFAULT_EVENT_BATCH_SIZE = 256
+"""Events a call in `push_events`; EventsConfig.max_batch_size must not be smaller."""
 
 _WIRE_TYPES = {"TYPE_STRING": "BYTES", "TYPE_INT32": "INT32", "TYPE_INT64": "INT64"}
 # gRPC's names and HTTP's numbers
@@ -143,6 +155,45 @@ class RecommendClient:
                 **parameters,
             )
 
+    def push_events(
+        self,
+        event_ids: Sequence[str],
+        user_ids: Sequence[str],
+        item_ids: Sequence[str],
+        timestamps: Sequence[int],
+        attributes: Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        batch_size: int = DEFAULT_EVENT_BATCH_SIZE,
+    ) -> np.ndarray:
+        """Tell the server of new interactions, any number of them, which the users' next slates reflect.
+
+        What is accepted is on the server's disk. After an error nobody knows which events were: send all of them
+        again, those that were come back as duplicates.
+
+        Args:
+            event_ids: names of the events, each given once and for all: a second event with an id is a duplicate.
+            timestamps: Unix seconds at which each happened.
+            attributes: of each event the interaction's categories and its price, as far as the log has them.
+            batch_size: events a call, at most serving.events.max_batch_size.
+        Returns: [B] texts: accepted, duplicate, unknown_item, or "rejected: " and the reason.
+        Raises: RequestError; ServerUnavailable; ServerFailure.
+        """
+        columns = _event_columns(event_ids, user_ids, item_ids, timestamps, attributes)
+        statuses = [np.empty(0, dtype=object)]
+        for begin in range(0, len(columns["event_id"]), batch_size):
+            inputs = []
+            for name, values in columns.items():
+                own = values[begin : begin + batch_size, None]
+                inputs.append(self._triton.InferInput(name, list(own.shape), _WIRE_TYPES[EVENT_INPUTS[name]]))
+                inputs[-1].set_data_from_numpy(own)
+            try:
+                outputs = [self._triton.InferRequestedOutput(EVENT_OUTPUT)]
+                result = self._client.infer(EVENTS_MODEL, inputs, outputs=outputs, **self._call_arguments)
+            except Exception as error:  # the protocols' own errors have no common type
+                self._raise(error)
+            statuses.append(decoded(result.as_numpy(EVENT_OUTPUT))[:, 0])
+        return np.concatenate(statuses)
+
     def _input(self, name: str, values: np.ndarray) -> Any:
         tensor = self._triton.InferInput(name, list(values.shape), _WIRE_TYPES[INPUTS[name]])
         tensor.set_data_from_numpy(values)
@@ -187,6 +238,23 @@ def _tensors(request: Request) -> dict[str, np.ndarray]:
     if any(ids is not None for ids in request.allow):
         tensors["allow"] = _padded([() if ids is None else ids for ids in request.allow])
     return tensors
+
+
+def _event_columns(event_ids, user_ids, item_ids, timestamps, attributes) -> dict[str, np.ndarray]:
+    """[B] each, as they go over the wire; the server checks the values, one by one."""
+    given = {"event_id": event_ids, "user_id": user_ids, "item_id": item_ids, "attributes": attributes}
+    if attributes is None:
+        del given["attributes"]
+    _check_lengths(len(event_ids), timestamp=timestamps, **given)
+    columns = {}
+    for name, values in given.items():
+        columns[name] = np.empty(len(event_ids), dtype=object)
+        columns[name][:] = [json.dumps(value or {}) for value in values] if name == "attributes" else list(values)
+    for row, moment in enumerate(timestamps):
+        if isinstance(moment, bool) or not isinstance(moment, (int, np.integer)) or not -(2**63) <= moment < 2**63:
+            raise RequestError(f"timestamp row {row} must be whole Unix seconds, got {moment!r:.80}")
+    columns["timestamp"] = np.array(timestamps, dtype=np.int64)
+    return columns
 
 
 def _padded(lists: Sequence[Sequence[str] | np.ndarray]) -> np.ndarray:

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from ensemble.json_log import JsonLogConfig
 from ensemble.request_log_config import RequestLogConfig
 from ensemble.security_config import SecurityConfig
+from features.live.config import EventsConfig
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -37,5 +38,7 @@ class ServingConfig:
     """Earlier states of a rollout that stay staged, so that `rollback` can return to them."""
     security: SecurityConfig = Field(default_factory=SecurityConfig)
     """Keys and certificates."""
+    events: EventsConfig = Field(default_factory=EventsConfig)
+    """Live events: a user's new interactions reach the next slate."""
     request_log: RequestLogConfig = Field(default_factory=RequestLogConfig)
     """The sample of requests that is kept."""

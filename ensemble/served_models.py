@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.config import ServingConfig
+from ensemble.events_repository import build_events_model
+from ensemble.triton_config import EVENTS_MODEL
 
 
 @dataclass(frozen=True)
@@ -22,5 +24,7 @@ class ServedModel:
     """Whether the configuration asks for it."""
 
 
-SERVED_MODELS: tuple[ServedModel, ...] = ()
+SERVED_MODELS: tuple[ServedModel, ...] = (
+    ServedModel(EVENTS_MODEL, build_events_model, lambda config: config.events.enabled),
+)
 """In the order in which Triton is told to load them."""

@@ -34,6 +34,18 @@ OUTPUTS = {
 SLATE_OUTPUTS = ("item_ids", "scores", "propensities", "source")
 CANDIDATE_OUTPUTS = ("candidate_ids", "ranked_ids")
 
+EVENTS_MODEL = "cascade_events"
+EVENT_INPUTS = {
+    "event_id": "TYPE_STRING",
+    "user_id": "TYPE_STRING",
+    "item_id": "TYPE_STRING",
+    "timestamp": "TYPE_INT64",
+    "attributes": "TYPE_STRING",
+}
+"""Input tensors and their types, [B, 1] each; `attributes` may be left out."""
+EVENT_OUTPUT = "status"
+"""[B, 1] text."""
+
 _ONE_A_USER = [1]
 _ANY_NUMBER = [-1]
 

@@ -18,6 +18,7 @@ from features.schema import PADDING, UNSEEN, list_length, select
 from features.store.config import OnlineStoreConfig, StoreError
 from features.store.repository import (
     KEY,
+    LIVE,
     LOADED,
     ONLINE,
     REGISTRY,
@@ -76,7 +77,7 @@ class OnlineStore:
     def __init__(self, folder: Path, schema: Schema) -> None:
         self._folder = folder
         self._columns = list(select(schema, Tags.USER))
-        self._names = [*(column.name for column in self._columns), *STATE_COLUMNS]
+        self._names = [*(column.name for column in self._columns), *STATE_COLUMNS, LIVE]
         self._store: FeatureStore | None = open_repository(folder)
         self._view = self._store.get_feature_view(VIEW)
 
@@ -128,7 +129,7 @@ class OnlineStore:
             known=np.array([_is_known(row) for row in rows], dtype=bool),
             num_events=np.array(_ints(rows, "num_events", 0), dtype=np.int64),
             last_timestamp=np.array(_ints(rows, "last_timestamp", -1), dtype=np.int64),
-            seen=_padded(rows, "seen", NO_ITEM, None),
+            seen=_padded([_seen(row) for row in rows], NO_ITEM, None),
         )
 
 
@@ -138,7 +139,7 @@ def _is_known(row: dict[str, Value]) -> bool:
 
 def _column(rows: list[dict[str, Value]], column: ColumnSchema) -> np.ndarray:
     if column.is_list:
-        return _padded(rows, column.name, PADDING, list_length(column))
+        return _padded([_list(row, column.name) for row in rows], PADDING, list_length(column))
     if column.int_domain:
         return np.array(_ints(rows, column.name, UNSEEN), dtype=np.int64)
     return np.array([row.get(column.name, _NOTHING).float_val for row in rows], dtype=np.float32)  # 0 if unknown
@@ -149,8 +150,17 @@ def _ints(rows: list[dict[str, Value]], name: str, filler: int) -> list[int]:
     return [value.int64_val if value.HasField("int64_val") else filler for value in values]
 
 
-def _padded(rows: list[dict[str, Value]], name: str, filler: int, length: int | None) -> np.ndarray:
-    lists = [row.get(name, _NOTHING).int64_list_val.val for row in rows]
+def _list(row: dict[str, Value], name: str) -> Sequence[int]:
+    return row.get(name, _NOTHING).int64_list_val.val
+
+
+def _seen(row: dict[str, Value]) -> Sequence[int]:
+    """The items of the log, then those of live events, whose moments stand between them."""
+    live = _list(row, LIVE)
+    return [*_list(row, "seen"), *live[::2]] if live else _list(row, "seen")
+
+
+def _padded(lists: Sequence[Sequence[int]], filler: int, length: int | None) -> np.ndarray:
     length = max(map(len, lists), default=0) if length is None else length
     padded = np.full((len(lists), length), filler, dtype=np.int64)
     for place, values in zip(padded, lists, strict=True):

@@ -100,12 +100,6 @@ def normalization(workflow: nvt.Workflow) -> dict[str, tuple[float, float]]:
     return found
 
 
-def normalized_log(count: np.ndarray, mean: float, deviation: float) -> np.ndarray:
-    """What `LogNormalize` makes of a count, for the request path; a test holds it to the workflow."""
-    logged = np.log(count.astype(np.float32) + 1)
-    return ((logged - mean) / deviation if deviation > 0 else logged - mean).astype(np.float32)
-
-
 def fit(workflow: nvt.Workflow, source: Source, cluster: Cluster) -> nvt.Workflow:
     """Fit a workflow, part by part.
 

@@ -86,6 +86,43 @@ def command_line() -> argparse.ArgumentParser:
     run_folder(command("serve", "serve a run with Triton until interrupted", overrides=True, module="serving_commands"))
 
     added = command(
+        "loadtest",
+        "load on a server of the run, and what callers feel of it: latency from the moment a call was meant to be sent",
+        overrides=True,
+        module="loadtest_commands",
+    )
+    run_folder(added)
+    added.add_argument(
+        "--url", type=_host_and_port, help="host:port of gRPC (default: the run's server, or one for it)"
+    )
+    load = added.add_mutually_exclusive_group()
+    load.add_argument("--rate", type=_positive, help="calls a second, sent whether or not earlier ones were answered")
+    load.add_argument(
+        "--capacity-share",
+        type=_positive,
+        metavar="SHARE",
+        help="measure for 10 s what 32 callers get through, then send so much of it as --rate would",
+    )
+    load.add_argument(
+        "--callers", type=int, default=1, help="callers who wait for each reply before they call again (default: 1)"
+    )
+    added.add_argument(
+        "--arrivals", choices=("poisson", "bursty"), default="poisson", help="of calls that are sent at a rate"
+    )
+    added.add_argument("--duration", type=_positive, default=10.0, metavar="SECONDS", help="(default: 10)")
+    added.add_argument(
+        "--users-per-call",
+        default="1",
+        metavar="USERS",
+        help="a number; or zipf or lognormal, heavy-tailed and cut at export.max_batch_size (default: 1)",
+    )
+    added.add_argument("--k", type=int, default=20, help="items per user (default: 20)")
+    added.add_argument("--exclude", type=int, default=0, help="most items that a user excludes (default: 0)")
+    added.add_argument("--timeout", type=_positive, default=5.0, metavar="SECONDS", help="of a call (default: 5)")
+    added.add_argument("--seed", type=int, default=1, help="the same seed, the same calls and times (default: 1)")
+    added.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+
+    added = command(
         "recommend",
         "ask for slates: a server, or in process the same graph with --local; or write those of many users to a file",
     )
@@ -121,6 +158,29 @@ def command_line() -> argparse.ArgumentParser:
     added.add_argument("--url", type=_host_and_port, help="host:port of the server (default: the run's)")
     added.add_argument("--local", action="store_true", help="in process, without a server")
     added.add_argument("--json", action="store_true", help="one JSON object a user instead of a table")
+
+    added = command(
+        "events",
+        "send new interactions to a running server: the users' next slates reflect them; sending again does no harm",
+        module="events_commands",
+    )
+    added.add_argument("action", metavar="push", choices=("push",))
+    added.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help=".parquet, .csv, or JSON lines (- reads them from standard input as they come), with the columns "
+        "event_id, user_id, item_id and timestamp; further columns are attributes of the interaction: "
+        "its categories and price",
+    )
+    run_folder(added)
+    added.add_argument("--attributes", help="further columns to send, separated by commas (default: all)")
+    added.add_argument(
+        "--timestamp-unit", choices=("s", "ms", "us", "iso8601"), default="s", help="of the column (default: s)"
+    )
+    added.add_argument("--batch-size", type=int, default=256, help="events a call (default: 256)")
+    added.add_argument("--protocol", choices=("grpc", "http"), default="grpc")
+    added.add_argument("--url", type=_host_and_port, help="host:port of the server (default: the run's)")
 
     added = command("embeddings", "write the vectors of users or items to a .parquet file")
     added.add_argument("entity", choices=("users", "items"))
@@ -217,6 +277,16 @@ def _cluster(added: argparse.ArgumentParser) -> None:
         help="where features are computed: threads (default), local:N worker processes, cuda, or tcp://HOST:PORT of a "
         "Dask scheduler; the result is the same",
     )
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
 
 
 def _host_and_port(text: str) -> str:

@@ -76,7 +76,7 @@ def recommend(options: Namespace) -> None:
         raise CommandError(f"--out {options.out} needs --all or --users-from; the run's folder goes to --run")
     if options.processes != 1:
         raise CommandError("--processes needs --all or --users-from")
-    users, exclude = _listed(options.users), _listed(options.exclude)
+    users, exclude = listed(options.users), listed(options.exclude)
     if not users:
         raise CommandError(f"--users must name at least one user, got {options.users!r}; separate them by commas")
     asked = {"k": options.k, "exclude": [exclude] * len(users), "timestamp": options.timestamp}
@@ -90,7 +90,7 @@ def recommend(options: Namespace) -> None:
     else:
         from ensemble.client import RecommendClient
 
-        with RecommendClient(options.url or _address(out, options.protocol), options.protocol) as client:
+        with RecommendClient(options.url or address(out, options.protocol), options.protocol) as client:
             replies = list(client.recommend_all(users, **asked))
     show = print_json if options.json else print_slates
     title_of = titles(out / "etl" / "items.parquet") if out else {}
@@ -117,7 +117,7 @@ def _recommend_in_bulk(options: Namespace) -> None:
     run = _existing_run(options, out_is_run=False)
     etl, export = _artifact(run, "etl"), _artifact(run, "export")
     users = UserList.open(etl.file("users.parquet"), "raw_id") if options.all else UserList.open(options.users_from)
-    ask = Ask(options.k, _listed(options.exclude), options.timestamp)
+    ask = Ask(options.k, listed(options.exclude), options.timestamp)
     about = {"export": export.content_hash}
     begun = time.monotonic()
     written = write_slates(repository(run) / "cascade" / "1", users, ask, options.out, about, options.processes)
@@ -190,7 +190,7 @@ def similar(options: Namespace) -> None:
     from pipelines.slates import titles
 
     run = _existing_run(options, out_is_run=False)
-    items = _listed(options.item)
+    items = listed(options.item)
     if not items:
         raise CommandError(f"--item must name at least one item, got {options.item!r}; separate them by commas")
     found = similar_items(_artifact(run, "retrieval"), items, options.k)
@@ -251,7 +251,7 @@ def evaluate(options: Namespace) -> None:
 
         measure_candidates(out, config)
         return
-    with _served(out, config) as url, RecommendClient(url, timeout_seconds=60) as client:
+    with served(out, config) as url, RecommendClient(url, timeout_seconds=60) as client:
         measure(client, config, out)
 
 
@@ -394,19 +394,19 @@ def _artifact(run: Path, stage: str) -> Artifact:
     return open_artifact(run / stage, stage)
 
 
-def _listed(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
     """What stands between commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _address(out: Path | None, protocol: str) -> str:
+def address(out: Path | None, protocol: str) -> str:
     if out and (out / "serve" / ADDRESSES).is_file():
         return json.loads((out / "serve" / ADDRESSES).read_text())[protocol]
     return {"grpc": "127.0.0.1:8001", "http": "127.0.0.1:8000"}[protocol]
 
 
 @contextmanager
-def _served(out: Path, config) -> Iterator[str]:
+def served(out: Path, config) -> Iterator[str]:
     """gRPC address of a server of the run: the one that runs, or one for this call."""
     from dataclasses import replace
 
@@ -415,7 +415,7 @@ def _served(out: Path, config) -> Iterator[str]:
     from ensemble.server import TritonServer
 
     if (out / "serve" / ADDRESSES).is_file():
-        url = _address(out, "grpc")
+        url = address(out, "grpc")
         try:
             with RecommendClient(url) as client:
                 client.recommend(["is anybody there"], k=1)

@@ -21,8 +21,9 @@ from features.errors import CascadeError
 from features.etl import as_of_features
 from features.history import EventLog
 from features.list_column import list_column, matrix_of
+from features.log_scale import normalized_log
 from features.schema import FIRST_KNOWN
-from features.workflow import load_workflow, normalized_log, transform
+from features.workflow import load_workflow, transform
 from ranking.config import NegativesConfig
 from ranking.pair_features import (
     ABSOLUTE,

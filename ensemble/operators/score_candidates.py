@@ -13,7 +13,7 @@ from ensemble.onnx_model import OnnxModel
 from ensemble.operators.fetch_user_features import FALLBACK
 from ensemble.operators.operator import Columns, RequestOperator
 from features.history import SECONDS_PER_DAY
-from features.workflow import normalized_log
+from features.log_scale import normalized_log
 from ranking.pair_features import ABSOLUTE, TWO_TOWER_SCORE, affinity_name, source_feature
 from ranking.taste import affinities, attributes_at, in_demand, relative_numbers, similarities
 from retrieval.candidates import source_names

@@ -30,7 +30,8 @@ from features.store.value_bytes import concatenated
 
 LOAD_TIMEOUT_SECONDS = 60
 """Loading waits longer for Redis than a request does."""
-_TIMESTAMP_FIELD = f"_ts:{VIEW}".encode()
+TIMESTAMP_FIELD = f"_ts:{VIEW}".encode()
+"""Of a row: the time that Feast takes it to be from."""
 _KEYS_PER_SCAN = 10_000
 
 
@@ -60,7 +61,7 @@ def load_redis(config: RepoConfig, users: UsersFile, as_of: datetime, progress: 
                 if len(kept):
                     replies_of(_hset(kept, project, timestamp, ttl_seconds), 2 if ttl_seconds else 1)
                 progress(num_done, users.num_users)
-        said = {_TIMESTAMP_FIELD: timestamp.SerializeToString(), _field(STATE_COLUMNS[0]): _count(users.num_users)}
+        said = {TIMESTAMP_FIELD: timestamp.SerializeToString(), field_name(STATE_COLUMNS[0]): _count(users.num_users)}
         client.hset(loaded_key, mapping=said)  # pyright: ignore[reportArgumentType]  # bytes are fields, too
 
 
@@ -81,7 +82,7 @@ def drop_redis_project(connection: str, project: str) -> int:
     """
     name, num_users = project.encode(), 0
     with _client(connection) as client:
-        client.unlink(serialize_entity_key(LOADED) + name)
+        client.unlink(serialize_entity_key(LOADED) + name, applied_key(project))
         doomed: list[bytes] = []
         for key, owner in _user_keys(client, name):
             doomed += [key] if owner == name else []
@@ -90,16 +91,33 @@ def drop_redis_project(connection: str, project: str) -> int:
         return num_users + (client.unlink(*doomed) if doomed else 0)
 
 
-@contextmanager
-def _client(connection: str) -> Iterator[Redis]:
-    nodes, options = RedisOnlineStore._parse_connection_string(connection)
+def field_name(name: str) -> bytes:
+    """A feature's field in a user's hash."""
+    return _mmh3(f"{VIEW}:{name}")
+
+
+def applied_key(project: str) -> str:
+    """The hash that says, journal by journal, up to which live event the project's rows are."""
+    return f"cascade_applied:{project}"
+
+
+def redis_of(nodes: list[dict], options: dict) -> Redis:
+    """A client of what Feast's connection string says.
+
+    Raises: StoreError unless that is one host and port.
+    """
     if len(nodes) != 1 or "port" not in nodes[0]:
         raise StoreError(
             "the online store's Redis must be one host:port; clusters and sentinels are not loaded in bulk; check "
             "online_store.redis, or the variable that online_store.connection_string_env names"
         )
-    waiting = {"socket_timeout": LOAD_TIMEOUT_SECONDS, "decode_responses": False}
-    client = Redis(**nodes[0], **options | waiting)  # pyright: ignore[reportArgumentType]
+    return Redis(**nodes[0], **options | {"decode_responses": False})  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def _client(connection: str) -> Iterator[Redis]:
+    nodes, options = RedisOnlineStore._parse_connection_string(connection)
+    client = redis_of(nodes, options | {"socket_timeout": LOAD_TIMEOUT_SECONDS})
     try:
         yield client
     except RedisError as error:
@@ -133,10 +151,10 @@ def _hset(rows: UserRows, project: bytes, timestamp: Timestamp, ttl_seconds: int
     """[B] the command HSET with all fields of a user, then EXPIRE if a row's time is limited."""
     values, key = rows.values(), _bulk(concatenated(rows.keys, project))
     num_words = 2 + 2 * (1 + len(values))
-    parts = [_array(num_words), _bulk_text(b"HSET"), *key, _bulk_text(_TIMESTAMP_FIELD)]
+    parts = [_array(num_words), _bulk_text(b"HSET"), *key, _bulk_text(TIMESTAMP_FIELD)]
     parts.append(_bulk_text(timestamp.SerializeToString()))
     for name, column in values.items():
-        parts += [_bulk_text(_field(name)), *_bulk(column)]
+        parts += [_bulk_text(field_name(name)), *_bulk(column)]
     if ttl_seconds:
         parts += [_array(3), _bulk_text(b"EXPIRE"), *key, _bulk_text(b"%d" % ttl_seconds)]
     return concatenated(*parts)
@@ -145,7 +163,7 @@ def _hset(rows: UserRows, project: bytes, timestamp: Timestamp, ttl_seconds: int
 def _not_newer(replies_of, rows: UserRows, project: bytes, timestamp: Timestamp) -> UserRows:
     """The users whose stored row is missing, or not newer than the timestamp."""
     key = _bulk(concatenated(rows.keys, project))
-    replies = replies_of(concatenated(_array(3), _bulk_text(b"HGET"), *key, _bulk_text(_TIMESTAMP_FIELD)), 1)
+    replies = replies_of(concatenated(_array(3), _bulk_text(b"HGET"), *key, _bulk_text(TIMESTAMP_FIELD)), 1)
     told = [reply and Timestamp.FromString(reply).ToNanoseconds() for reply in replies]
     kept = pa.array([nanoseconds is None or nanoseconds <= timestamp.ToNanoseconds() for nanoseconds in told])
     return UserRows(rows.keys.filter(kept), rows.features.filter(kept))
@@ -157,10 +175,6 @@ def _user_keys(client: Redis, project: bytes) -> Iterator[tuple[bytes, bytes]]:
     for key in client.scan_iter(before + b"*" + project, count=_KEYS_PER_SCAN):
         (num_bytes,) = struct.unpack_from("<I", key, len(before) + 4)
         yield key, key[len(before) + 8 + num_bytes :]
-
-
-def _field(name: str) -> bytes:
-    return _mmh3(f"{VIEW}:{name}")
 
 
 def _count(number: int) -> bytes:

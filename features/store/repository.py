@@ -23,7 +23,10 @@ from features.store.config import OnlineStoreConfig, StoreError
 VIEW, KEY = "users", "user"
 SETTINGS, REGISTRY, ONLINE = "feature_store.yaml", "registry.db", "online.db"
 STATE_COLUMNS = ("num_events", "last_timestamp", "seen")
-"""What the store holds beside the models' features: interactions so far, Unix seconds of the last one, item rows."""
+"""What a request reads beside the models' features: interactions so far, Unix seconds of the last one, item rows."""
+PAST, LIVE = "past", "live"
+"""Item row and Unix seconds, in turn and newest first, of the log's last interactions and of all live events: what the
+rest is made from when events come. `seen` stays as the log had it; LIVE is written by events only."""
 KEY_VERSION = 3
 """Of Feast's entity keys."""
 

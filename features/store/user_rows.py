@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
@@ -50,27 +51,44 @@ class UsersFile:
         path: the file.
         entity: name of the Feast entity, a text.
         names: the columns that become features.
+        more: feature -> function from a run of rows, begin and end, to its column; for features of other origin.
     """
 
-    def __init__(self, path: Path, entity: str, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        entity: str,
+        names: Sequence[str],
+        more: Mapping[str, Callable[[int, int], pa.Array]] = MappingProxyType({}),
+    ) -> None:
         self._file = pq.ParquetFile(path, buffer_size=1 << 20)
         self._entity = entity
         self._names = list(names)
         self.num_users: int = self._file.metadata.num_rows
-        self.schema: pa.Schema = pa.schema([self._file.schema_arrow.field(name) for name in names])
+        self._more = more
+        fields = [self._file.schema_arrow.field(name) for name in names]
+        self.schema: pa.Schema = pa.schema([*fields, *(pa.field(name, make(0, 0).type) for name, make in more.items())])
 
     def batches(self) -> Iterator[UserRows]:
         """All users, USERS_PER_BATCH at a time; USERS_PER_SORT of them stand in the order of their keys."""
-        for users in self._file.iter_batches(USERS_PER_SORT, columns=[RAW_ID, *self._names]):
+        num_read = 0
+        for read in self._file.iter_batches(USERS_PER_SORT, columns=[RAW_ID, *self._names]):
+            users = self._completed(read, num_read)
+            num_read += len(users)
             keys = entity_keys(self._entity, users.column(RAW_ID))
             order = pc.sort_indices(keys)
             is_sorted = np.array_equal(order, np.arange(len(order)))
             for begin in range(0, len(users), USERS_PER_BATCH):
                 rows = slice(begin, begin + USERS_PER_BATCH)
                 if is_sorted:
-                    yield UserRows(keys[rows], users[rows].select(self._names))
+                    yield UserRows(keys[rows], users[rows].select(self.schema.names))
                 else:
-                    yield UserRows(keys.take(order[rows]), users.take(order[rows]).select(self._names))
+                    yield UserRows(keys.take(order[rows]), users.take(order[rows]).select(self.schema.names))
+
+    def _completed(self, users: pa.RecordBatch, begin: int) -> pa.RecordBatch:
+        columns = {name: users.column(name) for name in [RAW_ID, *self._names]}
+        columns |= {name: make(begin, begin + len(users)) for name, make in self._more.items()}
+        return pa.RecordBatch.from_pydict(columns)
 
 
 def entity_keys(entity: str, ids: pa.Array) -> pa.LargeBinaryArray:

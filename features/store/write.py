@@ -8,14 +8,19 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 from merlin.schema import Tags
 
 from features.artifact import Artifact
 from features.schema import load_schema, select
 from features.store.config import OnlineStoreConfig
+from features.store.live_file import LiveFile
+from features.store.past_events import PastEvents
 from features.store.repository import (
     KEY,
+    LIVE,
     ONLINE,
+    PAST,
     STATE_COLUMNS,
     VIEW,
     create_repository,
@@ -27,8 +32,13 @@ from features.store.user_rows import UsersFile
 
 
 def feature_names(etl: Artifact) -> list[str]:
-    """What the store holds of a user: the models' features, then STATE_COLUMNS."""
+    """What a request reads of a user: the models' features, then STATE_COLUMNS."""
     return [*(column.name for column in select(load_schema(etl.file("schema.json")), Tags.USER)), *STATE_COLUMNS]
+
+
+def stored_schema(users: UsersFile) -> pa.Schema:
+    """Of all that the store may hold of a user: what the file has, and live events."""
+    return users.schema.append(pa.field(LIVE, users.schema.field(PAST).type))
 
 
 def write_online_store(
@@ -52,12 +62,14 @@ def write_online_store(
     config = config or OnlineStoreConfig()
     if folder.exists():
         raise FileExistsError(f"{folder} is there already: the online store needs a folder of its own")
-    users = UsersFile(etl.file("users.parquet"), KEY, feature_names(etl))
+    live = LiveFile.of(etl)
+    past = {PAST: PastEvents(etl, live.history_length).column}
+    users = UsersFile(etl.file("users.parquet"), KEY, feature_names(etl), past)
     as_of = datetime.fromtimestamp(etl.metrics["as_of"], UTC)
     building = folder.parent / f".{folder.name}.building"
     shutil.rmtree(building, ignore_errors=True)
     try:
-        settings = create_repository(building, config, project_name(config, etl), users.schema)
+        settings = create_repository(building, config, project_name(config, etl), stored_schema(users))
         if config.type == "sqlite":
             from features.store.sqlite_rows import load_sqlite
 
@@ -66,6 +78,7 @@ def write_online_store(
             from features.store.redis_rows import load_redis
 
             load_redis(settings, users, as_of, progress)
+        live.write(building)
         os.replace(building, folder)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)

@@ -14,8 +14,9 @@ from nvtabular import ops
 from features.artifact import Artifact, open_artifact
 from features.as_of import ITEM_NUMBERS, MOMENT_NUMBERS, USER_NUMBERS, AsOf, raw_interactions
 from features.history import EventLog
+from features.log_scale import normalized_log
 from features.schema import FIRST_KNOWN, UNSEEN, load_schema, num_categories
-from features.workflow import load_workflow, normalization, normalized_log, transform
+from features.workflow import load_workflow, normalization, transform
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from features.artifact import Artifact, open_artifact, writing
 from features.batches import Batches, FeatureTables
 from features.history import EventLog
 from features.list_column import list_column
-from features.workflow import normalized_log
+from features.log_scale import normalized_log
 from ranking.config import DlrmConfig, NegativesConfig, NetworkConfig, RankingConfig
 from ranking.examples import ExamplesError, source_names, write_examples
 from ranking.losses import LOSSES

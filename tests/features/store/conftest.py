@@ -1,12 +1,8 @@
-"""A real Redis, users with awkward values, and Feast's own way to write them: the oracle."""
+"""Stores of both kinds, users with awkward values, and Feast's own way to write them: the oracle."""
 
-import os
 import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,88 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
-from redis import Redis
-from redis.exceptions import ConnectionError as RedisDownError
 
 from features.artifact import Artifact
 from features.store.config import OnlineStoreConfig
-from features.store.repository import KEY, VIEW, create_repository, project_name
+from features.store.live_file import LiveFile
+from features.store.past_events import PastEvents
+from features.store.repository import KEY, PAST, VIEW, create_repository, project_name
 from features.store.write import feature_names
 
 NUM_AWKWARD = 300
 INT64 = np.iinfo(np.int64)
-
-
-@dataclass
-class RedisServer:
-    """A redis-server of our own, that keeps nothing on the disk."""
-
-    port: int
-    folder: Path
-    password: str = ""
-    process: subprocess.Popen | None = None
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def client(self, db: int = 0) -> Redis:
-        return Redis(host="127.0.0.1", port=self.port, db=db, password=self.password or None)
-
-    def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        command += ["--save", "", "--appendonly", "no", *(["--requirepass", self.password] if self.password else [])]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        until = time.monotonic() + 30
-        while True:
-            try:
-                with self.client() as client:
-                    client.ping()
-                return
-            except RedisDownError:
-                assert self.process.poll() is None and time.monotonic() < until, "redis-server did not start"
-                time.sleep(0.02)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait()
-            self.process = None
-
-
-@pytest.fixture(scope="session")
-def make_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    """A password, or none, to a running server on a free port."""
-    if shutil.which("redis-server") is None:
-        reason = "no redis-server on the PATH; install the package redis-server"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    servers: list[RedisServer] = []
-
-    def make(password: str = "") -> RedisServer:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        servers.append(RedisServer(port, tmp_path_factory.mktemp("redis"), password))
-        servers[-1].start()
-        return servers[-1]
-
-    yield make
-    for server in servers:
-        server.stop()
-
-
-@pytest.fixture(scope="session")
-def running_redis(make_redis) -> RedisServer:
-    return make_redis()
-
-
-@pytest.fixture
-def redis_server(running_redis: RedisServer) -> RedisServer:
-    """Running and empty."""
-    if running_redis.process is None:
-        running_redis.start()
-    with running_redis.client() as client:
-        client.flushall()
-    return running_redis
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -115,7 +39,13 @@ def awkward_etl(etl: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Arti
     users = _awkward_users(pq.read_schema(etl.file("users.parquet")))
     pq.write_table(users, folder / "users.parquet", row_group_size=70)
     shutil.copyfile(etl.file("schema.json"), folder / "schema.json")
-    manifest = dict(etl.manifest) | {"content_hash": "5e" * 32}
+    shutil.copyfile(etl.file("online.json"), folder / "online.json")
+    rng = np.random.default_rng(1)
+    moment = np.sort(rng.integers(-(2**40), etl.metrics["as_of"], 4_000))
+    events = {"user_row": rng.integers(0, 250, 4_000), "item_row": rng.integers(0, 2**40, 4_000), "timestamp": moment}
+    pq.write_table(pa.table(events), folder / "events.parquet")
+    metrics = dict(etl.metrics) | {"num_users": NUM_AWKWARD}
+    manifest = dict(etl.manifest) | {"content_hash": "5e" * 32, "metrics": metrics}
     return replace(etl, path=folder, manifest=manifest)
 
 
@@ -163,8 +93,8 @@ def written_by_feast() -> Callable[[Path, Artifact, OnlineStoreConfig], FeatureS
 
     def write(folder: Path, etl: Artifact, config: OnlineStoreConfig) -> FeatureStore:
         table = pq.read_table(etl.file("users.parquet"))
-        names = feature_names(etl)
-        features = table.select(names)
+        past = PastEvents(etl, LiveFile.of(etl).history_length).column(0, len(table))
+        features = table.select(feature_names(etl)).append_column(PAST, past)
         store = FeatureStore(config=create_repository(folder, config, project_name(config, etl), features.schema))
         frame = features.append_column(KEY, table["raw_id"]).to_pandas()
         frame["event_timestamp"] = pd.Timestamp(datetime.fromtimestamp(etl.metrics["as_of"], UTC))

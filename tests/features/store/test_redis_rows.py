@@ -114,10 +114,10 @@ def test_loading_again_keeps_rows_that_live_events_wrote(etl, config, redis_serv
         keys = {key for key in client.scan_iter() if key.endswith(project) and ids[0].encode() in key}
         (key,) = keys
         newer = redis_rows.Timestamp(seconds=etl.metrics["as_of"], nanos=1).SerializeToString()
-        client.hset(key, mapping={b"_ts:users": newer, redis_rows._field("num_events"): redis_rows._count(777)})
+        client.hset(key, mapping={b"_ts:users": newer, redis_rows.field_name("num_events"): redis_rows._count(777)})
         (other,) = (key for key in client.scan_iter() if key.endswith(project) and ids[1].encode() in key)
         older = redis_rows.Timestamp(seconds=etl.metrics["as_of"] - 1).SerializeToString()
-        client.hset(other, mapping={b"_ts:users": older, redis_rows._field("num_events"): redis_rows._count(888)})
+        client.hset(other, mapping={b"_ts:users": older, redis_rows.field_name("num_events"): redis_rows._count(888)})
         client.delete(*(key for key in client.scan_iter() if key.endswith(project) and ids[2].encode() in key))
     write_online_store(tmp_path / "again", etl, config)
     num_events = pq.read_table(etl.file("users.parquet"))["num_events"].to_pylist()

@@ -116,11 +116,14 @@ def test_live_events_are_written_by_feast_on_top(etl, config, tmp_path):
     write_online_store(tmp_path / "store", etl, config)
     users = pq.read_table(etl.file("users.parquet"))
     row = users.slice(0, 1).select(feature_names(etl)).append_column(KEY, users["raw_id"].slice(0, 1)).to_pandas()
+    row["past"], row["live"] = [[3, 60]], [[5, 70]]
     row["num_events"], row["event_timestamp"] = 777, np.datetime64(etl.metrics["as_of"] + 60, "s")
     FeatureStore(config=repo_config(tmp_path / "store")).write_to_online_store(VIEW, row)
     store = OnlineStore(tmp_path / "store", load_schema(etl.file("schema.json")))
     ids = users["raw_id"].to_pylist()[:2]
     assert store.read(ids).num_events.tolist() == [777, users["num_events"][1].as_py()]
+    seen = store.read(ids[:1]).seen[0].tolist()
+    assert seen == [*users["seen"][0].as_py(), 5]
 
 
 @pytest.mark.slow
