@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import http.client
 import importlib.util
+import logging
 import os
 import re
 import secrets
@@ -39,6 +40,7 @@ from features.errors import CascadeError
 NUM_LOG_LINES = 30
 """Lines of Triton's log that an error shows."""
 
+_log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.5
 _MAX_LINE_CHARACTERS = 500
@@ -293,13 +295,18 @@ def serve_forever(
                 print(f"metrics  {server.metrics_url}")
                 print(f"log      {server.log_path}")
                 print("ready; stop with Ctrl-C", flush=True)
+                _log.info("ready: http %s, grpc %s, metrics %s", server.http_url, server.grpc_url, server.metrics_url)
                 if on_ready:
                     on_ready(server)
             while not asked_to_stop.wait(_WATCH_SECONDS):
                 server.raise_if_dead()
+        except ServerError as error:
+            _log.error("serving ends: %s", error)
+            raise
         finally:
             server.stop()
     print("stopped", flush=True)
+    _log.info("stopped")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from pipelines.commands import ADDRESSES, remember, run_folder, saved_config
 
 def serve(options: Namespace) -> None:
     """Serve until SIGINT or SIGTERM."""
+    from ensemble.json_log import JsonLog
     from ensemble.rollout import prepared_repository
     from ensemble.server import TritonServer, serve_forever
 
@@ -26,8 +27,9 @@ def serve(options: Namespace) -> None:
 
     begun: list[TritonServer] = []
     try:
-        repository = prepared_repository(out, out / "serve", config.serving)
-        serve_forever(repository.folder, out / "serve", config.serving, remember_addresses)
+        with JsonLog(config.serving.json_log, out / "serve", process="serve"):
+            repository = prepared_repository(out, out / "serve", config.serving)
+            serve_forever(repository.folder, out / "serve", config.serving, remember_addresses)
     finally:
         if begun:  # another server's addresses stay
             addresses.unlink(missing_ok=True)

@@ -1,6 +1,10 @@
 """What a served model leaves behind: metrics that Prometheus can read, and log lines with request ids."""
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -162,3 +166,21 @@ def test_a_model_that_cannot_be_loaded_says_so_in_the_log(stand_in_repository, t
         pass
     (line,) = log_lines(tmp_path, "cannot be loaded")
     assert "the artifacts are broken" in line["exception"]
+
+
+def test_cascade_serve_writes_to_the_same_log(small_run, tmp_path):
+    run = shutil.copytree(small_run, tmp_path / "run", ignore=shutil.ignore_patterns("serve"))
+    command = [sys.executable, "-m", "pipelines", "serve", "--out", run]
+    ports = [f"--serving.{name}-port=0" for name in ("http", "grpc", "metrics")]
+    with subprocess.Popen([*map(str, command), *ports], stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            assert serving.stdout
+            while "ready" not in (line := serving.stdout.readline()):
+                assert line, "the server ended"
+            (ready,) = log_lines(run / "serve", "ready: http")
+            (loaded,) = log_lines(run / "serve", "is loaded", f'"model": "{MODEL_NAME}"')
+            assert ready["process"] == "serve" and ready["pid"] == serving.pid != loaded["pid"]
+        finally:
+            serving.send_signal(signal.SIGTERM)
+        assert serving.wait(60) == 0
+    assert log_lines(run / "serve", "stopped")
