@@ -2,6 +2,8 @@
 
 import shutil
 import time
+import urllib.request
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from google.protobuf import text_format
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import TypeAdapter
 from tritonclient.grpc import model_config_pb2
 
@@ -69,6 +72,7 @@ def answered(folder, users):
             replies = dict(zip(asked, pool.map(call, asked), strict=True))
         time.sleep(1.5)  # the first files are whole while the server runs
         assert list((folder / "requests").glob("requests-*.parquet"))
+        (folder / "metrics.txt").write_bytes(urllib.request.urlopen(server.metrics_url).read())
     return {request_id: (asked[request_id], reply) for request_id, reply in replies.items()}
 
 
@@ -136,3 +140,27 @@ def test_features_proposals_and_stages_are_those_of_the_pipeline_in_process(answ
         assert [name for name, _ in row["stage_seconds"]] == list(trace.stage_seconds)
         assert 0 < sum(seconds for _, seconds in row["stage_seconds"]) <= row["run_seconds"] < 60
         assert row["run_users"] >= 64 and row["run_requests"] >= 1
+
+
+def test_the_metrics_agree_with_the_log(answered, rows, folder):
+    pipeline = Pipeline.load(folder / "models" / MODEL_NAME / "1")
+    totals = defaultdict(float)
+    for family in text_string_to_metric_families((folder / "metrics.txt").read_text()):
+        for sample in family.samples:
+            own = [value for name, value in sample.labels.items() if name not in ("model", "version")]
+            totals[(sample.name.removesuffix("_total"), *own)] += sample.value
+    logged = [row for found in rows.values() for row in found]
+    num_runs = totals["cascade_run_users_count",]
+    assert totals["cascade_requests", "ok"] == len(answered) == totals["cascade_run_requests_sum",] >= num_runs
+    assert totals["cascade_run_users_sum",] == len(logged)
+    for source in {row["source"] for row in logged}:
+        assert totals["cascade_users", source] == sum(row["source"] == source for row in logged)
+    for operator in pipeline.operators:
+        assert totals["cascade_stage_seconds_count", type(operator).__name__] == num_runs
+    for number, source in enumerate(pipeline.source_names):
+        proposed = sum(len(row["proposals"][number]["item_ids"]) for row in logged)
+        assert totals["cascade_proposed_items", source] == proposed
+    assert (
+        0 < totals["cascade_request_log_rows",] <= len(logged)
+        and not totals["cascade_request_log_dropped_rows", "queue"]
+    )
