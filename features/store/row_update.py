@@ -21,7 +21,8 @@ from redis import Redis, WatchError
 
 from features.store.config import StoreError
 from features.store.redis_rows import TIMESTAMP_FIELD, applied_key, field_name, redis_of
-from features.store.repository import KEY, LOADED, ONLINE, VIEW, entity_key, online_settings, repo_config
+from features.store.repository import LOADED, ONLINE, VIEW, online_settings, repo_config
+from features.store.row_reader import user_key
 
 BUSY_SECONDS = 5.0
 MAX_CONFLICTS = 20
@@ -87,7 +88,7 @@ class SqliteStoredRows:
         self, user_ids: Sequence[str], names: Sequence[str], change: Change, moment: int, journal: str, number: int
     ) -> None:
         with self._transaction() as run:
-            keys = [_key(user_id) for user_id in user_ids]
+            keys = [user_key(user_id) for user_id in user_ids]
             rows = [self._row(run, key, names) for key in keys]
             for key, values in zip(keys, change(rows), strict=True):
                 for name, value in values.items():
@@ -154,7 +155,7 @@ class RedisStoredRows:
     def update(
         self, user_ids: Sequence[str], names: Sequence[str], change: Change, moment: int, journal: str, number: int
     ) -> None:
-        keys = [_key(user_id) + self._project.encode() for user_id in user_ids]
+        keys = [user_key(user_id) + self._project.encode() for user_id in user_ids]
         for _ in range(MAX_CONFLICTS):
             with self._client.pipeline() as pipe:
                 try:
@@ -193,10 +194,6 @@ class RedisStoredRows:
         pipe.hset(key, mapping={TIMESTAMP_FIELD: stamp.SerializeToString(), **cells})
         if self._ttl_seconds:
             pipe.expire(key, self._ttl_seconds)
-
-
-def _key(user_id: str) -> bytes:
-    return serialize_entity_key(entity_key(KEY, user_id), 3)
 
 
 def _text(value: Value) -> str | None:

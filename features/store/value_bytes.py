@@ -22,7 +22,7 @@ _VARINT, _DELIMITED, _FIXED32 = 0, 2, 5
 INT64_TAG = Value.INT64_VAL_FIELD_NUMBER << 3 | _VARINT
 FLOAT_TAG = Value.FLOAT_VAL_FIELD_NUMBER << 3 | _FIXED32
 INT64_LIST_TAG = Value.INT64_LIST_VAL_FIELD_NUMBER << 3 | _DELIMITED
-_PACKED_TAG = Int64List.VAL_FIELD_NUMBER << 3 | _DELIMITED
+PACKED_TAG = Int64List.VAL_FIELD_NUMBER << 3 | _DELIMITED
 
 
 def value_bytes(name: str, column: pa.Array) -> pa.LargeBinaryArray:
@@ -131,7 +131,7 @@ def _list_header(num_bytes: int) -> bytes:
     """What stands before `num_bytes` of packed values; -1 is a null row."""
     if num_bytes < 0:
         return b""
-    inner = bytes([_PACKED_TAG]) + varint(num_bytes) if num_bytes else b""
+    inner = bytes([PACKED_TAG]) + varint(num_bytes) if num_bytes else b""
     return bytes([INT64_LIST_TAG]) + varint(len(inner) + num_bytes) + inner
 
 

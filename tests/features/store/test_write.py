@@ -151,10 +151,8 @@ def test_a_load_that_fails_leaves_no_folder(etl, config, small_batches, tmp_path
 
 def test_a_user_who_comes_twice_is_refused(awkward_etl, tmp_path):
     users = pq.read_table(awkward_etl.file("users.parquet"))
-    folder = tmp_path / "etl"
-    folder.mkdir()
-    shutil.copyfile(awkward_etl.file("schema.json"), folder / "schema.json")
-    pq.write_table(pa.concat_tables([users, users.slice(5, 1)]), folder / "users.parquet")
+    folder = shutil.copytree(awkward_etl.path, tmp_path / "etl")
+    pq.write_table(pa.concat_tables([users[:-1], users.slice(5, 1)]), folder / "users.parquet")
     with pytest.raises(StoreError, match="raw_id comes twice"):
         write_online_store(tmp_path / "store", replace(awkward_etl, path=folder))
     assert not (tmp_path / "store").exists()
