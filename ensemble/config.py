@@ -34,8 +34,14 @@ class ServingConfig:
     """Longest time in seconds for requests in flight at stop; then Triton is killed."""
     json_log: JsonLogConfig = Field(default_factory=JsonLogConfig)
     """The log as JSON lines."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """How long in seconds to go on serving after the signal to stop, while balancers take the server out."""
+    max_revivals: Annotated[int, Field(ge=0)] = 3
+    """How often within a minute a model process that died is brought back; once more, and the server ends."""
     keep_states: Annotated[int, Field(ge=1, le=100)] = 2
     """Earlier states of a rollout that stay staged, so that `rollback` can return to them."""
+    candidate_timeout_seconds: Annotated[float, Field(gt=0)] = 1.0
+    """Longest time in seconds for a release on trial; then the stable one answers."""
     security: SecurityConfig = Field(default_factory=SecurityConfig)
     """Keys and certificates."""
     events: EventsConfig = Field(default_factory=EventsConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from threading import Event, Thread
 from typing import Any
@@ -18,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 class MetricsPublisher:
     """A thread that tells Triton what has changed. A value takes Triton some 50 us, most of them without the
-    interpreter's lock; requests get a turn between any two. The processes of a model version add to the same counters.
+    interpreter's lock; requests get a turn between any two. Each process has its own series: sum them.
 
     Triton 2.51's own histograms take one value a call, so histograms go out as counters with the label `le`, which
     PromQL's `histogram_quantile` reads.
@@ -32,7 +33,10 @@ class MetricsPublisher:
     def __init__(self, metrics: Metrics, pb_utils: Any, args: dict[str, str]) -> None:
         self._metrics = metrics
         self._pb_utils = pb_utils
-        self._labels = {"model": args["model_name"], "version": args["model_version"]}
+        # Triton 2.51 frees a series with the first process that lets it go, under the hands of another that has the
+        # same labels: a version that is loaded anew while it serves would bring Triton down.
+        process = str(os.getpid())
+        self._labels = {"model": args["model_name"], "version": args["model_version"], "process": process}
         self._instance = {"instance": args["model_instance_name"]}
         self._families: dict[str, Any] = {}
         self._published: dict[Series, tuple[Any, float]] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import py_compile
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from ensemble import router_model
 from ensemble.config import ServingConfig
 from ensemble.release import IDENTITY, MODEL_CONFIG, SEAL, Release
-from ensemble.rollout_state import MODELS, version_of
+from ensemble.rollout_state import MIDDLE, MODELS, Live, RolloutError, version_of
 from ensemble.served_models import SERVED_MODELS
 from ensemble.triton_config import MODEL_NAME, SETTINGS
 from features.artifact import ArtifactError
@@ -39,6 +41,22 @@ class ServedRepository:
         self.folder = serve_folder / MODELS
         self.config = config
         (self.folder / MODEL_NAME).mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def opened(cls, serve_folder: Path) -> ServedRepository:
+        """The one that a server was started with, with the configuration it was given.
+
+        Raises: RolloutError if nothing was ever served here.
+        """
+        from google.protobuf import text_format
+        from tritonclient.grpc import model_config_pb2
+
+        path = serve_folder / MODELS / MODEL_NAME / MODEL_CONFIG
+        if not path.is_file():
+            raise RolloutError(f"{path} is missing: nothing was ever served from {serve_folder}; run `cascade serve`")
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        settings = config.parameters[SETTINGS].string_value
+        return cls(serve_folder, TypeAdapter(ServingConfig).validate_json(settings))
 
     def version_folder(self, version: int) -> Path:
         """Where one of Triton's versions of `cascade` lies."""
@@ -65,6 +83,7 @@ class ServedRepository:
                 is_sealed = inside.parts[0] == "ensemble" and _STORE not in inside.parts
                 (_link if is_sealed else shutil.copyfile)(source, temporary / inside)
             shutil.copyfile(release.model_config, temporary / MODEL_CONFIG)
+            _compile(temporary / _MODEL_CODE)
             (temporary / IDENTITY).write_text(json.dumps(release.identity, indent=2, sort_keys=True) + "\n")
             if (release.folder / SEAL).exists() and (temporary / SEAL).read_bytes() != (
                 release.folder / SEAL
@@ -75,6 +94,33 @@ class ServedRepository:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return target
+
+    def stage_router(self, live: Live) -> Path:
+        """Put the router of a split in place. Nothing is loaded.
+
+        Args:
+            live: with a candidate and a router.
+        """
+        assert live.candidate is not None and live.router is not None
+        target = self.version_folder(MIDDLE + live.router)
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        plan = {
+            "stable": version_of(live.stable),
+            "candidate": version_of(live.candidate),
+            "mode": live.mode,
+            "share": live.share,
+            "experiment": live.experiment,
+            "candidate_timeout_seconds": self.config.candidate_timeout_seconds,
+        }
+        (target / router_model.PLAN).write_text(json.dumps(plan, indent=2) + "\n")
+        shutil.copyfile(router_model.__file__, target / _MODEL_CODE)
+        _compile(target / _MODEL_CODE)
+        return target
+
+    def touch(self, version: int) -> None:
+        """Make Triton take a version for changed, so that the next load loads it anew and leaves the others alone."""
+        os.utime(self.version_folder(version) / _MODEL_CODE)
 
     def remove(self, version: int) -> None:
         """Drop a version that is not loaded."""
@@ -130,6 +176,11 @@ class ServedRepository:
         settings = TypeAdapter(ServingConfig).dump_json(self.config).decode()
         config.parameters[SETTINGS].string_value = settings
         return config
+
+
+def _compile(code: Path) -> None:
+    """What Python would write at the first import; Triton would take the version for changed and load it anew."""
+    py_compile.compile(str(code), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 
 
 def _link(source: Path, target: Path) -> None:

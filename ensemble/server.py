@@ -34,6 +34,8 @@ from ensemble.config import ServingConfig
 from ensemble.control import KEY_HEADER, ControlClient
 from ensemble.control_key import make_control_key
 from ensemble.process_group import group_members, is_running, kill_group, launch
+from ensemble.rollout_state import STATE
+from ensemble.supervision import LOOK_SECONDS, Supervisor
 from ensemble.triton_config import MODEL_NAME
 from features.errors import CascadeError
 
@@ -42,7 +44,7 @@ NUM_LOG_LINES = 30
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
-_WATCH_SECONDS = 0.5
+_REVIVAL_WINDOW_SECONDS = 60.0
 _MAX_LINE_CHARACTERS = 500
 _SHARED_MEMORY = Path("/dev/shm")
 _CODE_FOLDER = Path(__file__).resolve().parents[1]
@@ -164,8 +166,11 @@ class TritonServer:
             lines = (line[:_MAX_LINE_CHARACTERS].rstrip() for line in log if not line.startswith(("|", "+")))
             return "\n".join(collections.deque(filter(None, lines), num_lines))
 
-    def raise_if_dead(self) -> None:
+    def raise_if_dead(self, models: bool = True) -> None:
         """Notice the end of Triton, or of a model process, without which Triton 2.51 says "ready" and fails requests.
+
+        Args:
+            models: whether a model process that is gone is an error.
 
         Raises: ServerError.
         """
@@ -173,7 +178,7 @@ class TritonServer:
             return
         if (code := self._process.poll()) is not None:
             what = f"Triton ended with exit code {code}"
-        elif dead := sorted(pid for pid in self._model_pids if not is_running(pid)):
+        elif models and (dead := sorted(pid for pid in self._model_pids if not is_running(pid))):
             what = f"model process {dead[0]} ended (killed for want of memory?), and Triton starts no other"
         else:
             return
@@ -289,6 +294,7 @@ def serve_forever(
     with _on_signals(asked_to_stop):
         try:
             server.start(cancel=asked_to_stop)
+            supervisor = _supervisor(server) if server.is_alive else None
             if not asked_to_stop.is_set():
                 print(f"http     {server.http_url}")
                 print(f"grpc     {server.grpc_url}")
@@ -298,15 +304,29 @@ def serve_forever(
                 _log.info("ready: http %s, grpc %s, metrics %s", server.http_url, server.grpc_url, server.metrics_url)
                 if on_ready:
                     on_ready(server)
-            while not asked_to_stop.wait(_WATCH_SECONDS):
-                server.raise_if_dead()
-        except ServerError as error:
+            while not asked_to_stop.wait(LOOK_SECONDS):
+                server.raise_if_dead(models=supervisor is None)
+                if supervisor:
+                    supervisor.look()
+            drained = time.monotonic() + config.drain_seconds
+            while time.monotonic() < drained and server.is_alive:
+                time.sleep(LOOK_SECONDS)
+        except CascadeError as error:
             _log.error("serving ends: %s", error)
             raise
         finally:
             server.stop()
     print("stopped", flush=True)
     _log.info("stopped")
+
+
+def _supervisor(server: TritonServer) -> Supervisor | None:
+    """Only what was staged can be brought back: an exported repository is not changed."""
+    assert server.pid
+    if not (server.run_folder / STATE).is_file():
+        return None
+    max_revivals = server.config.max_revivals
+    return Supervisor(server.run_folder, server.pid, server.control, max_revivals, _REVIVAL_WINDOW_SECONDS)
 
 
 @contextlib.contextmanager

@@ -20,12 +20,13 @@ from pydantic import TypeAdapter
 from ensemble.config import ServingConfig
 from ensemble.json_log import JsonLog, log_lines_of
 from ensemble.metrics_publisher import MetricsPublisher
+from ensemble.parameters import checked_parameters
 from ensemble.request import DEFAULT_K, Reply, Request, RequestError, join
 from ensemble.request_log import RequestLog, SampledRequest, SampledRun
 from ensemble.run_metrics import count_error, count_run
 from ensemble.serving_metrics import metrics
 from ensemble.trace import Trace
-from ensemble.triton_config import ARM, CANDIDATE_OUTPUTS, PARAMETERS, SETTINGS
+from ensemble.triton_config import ARM, CANDIDATE_OUTPUTS, SETTINGS
 
 MAX_REQUEST_ID = 128
 """Longest id of a request, in characters."""
@@ -81,25 +82,6 @@ def serve_folder(args: dict[str, str]) -> Path | None:
     """
     is_staged = SETTINGS in json.loads(args["model_config"]).get("parameters", {})
     return Path(args["model_repository"]).parents[1] if is_staged else None
-
-
-def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Those of a Triton request, as `Request.of` takes them. Clients may send numbers as text.
-
-    Raises: RequestError if there is one that nobody reads.
-    """
-    if unknown := sorted(set(parameters) - set(PARAMETERS)):
-        raise RequestError(f"request parameter {unknown[0]!r} is not known; there are {', '.join(PARAMETERS)}")
-    return {name: _as_number(value) for name, value in parameters.items()}
-
-
-def _as_number(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(value)
-    return value
 
 
 class TritonPythonModel:
@@ -190,7 +172,7 @@ class TritonPythonModel:
             tensors.get("exclude"),
             tensors.get("timestamp"),
             allow=tensors.get("allow"),
-            **_checked(parameters),
+            **checked_parameters(parameters),
             with_candidates=not set(CANDIDATE_OUTPUTS).isdisjoint(call.triton.requested_output_names()),
             max_batch_size=self.max_batch_size,
         )

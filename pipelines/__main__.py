@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -121,6 +122,31 @@ def command_line() -> argparse.ArgumentParser:
     added.add_argument("--timeout", type=_positive, default=5.0, metavar="SECONDS", help="of a call (default: 5)")
     added.add_argument("--seed", type=int, default=1, help="the same seed, the same calls and times (default: 1)")
     added.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+
+    added = command(
+        "deploy",
+        "bring a run's export live on a running server, beside what is live or instead",
+        module="rollout_commands",
+    )
+    added.add_argument("run", type=Path, metavar="RUN", help="folder of the run whose export is deployed")
+    how = added.add_mutually_exclusive_group()
+    how.add_argument("--canary", type=_share, metavar="SHARE", help="answer only this share of the users from it, 0..1")
+    how.add_argument(
+        "--shadow",
+        type=_share,
+        nargs="?",
+        const=1.0,
+        metavar="SHARE",
+        help="answer nobody from it: ask it too, for this share of the users (default: 1), and log what it would say",
+    )
+    added.add_argument(
+        "--experiment", help="name in the request log; users are assigned by it and their id (default: the release's)"
+    )
+    _served_run(added)
+    _served_run(command("rollback", "return to what was live before the last deployment", module="rollout_commands"))
+    added = command("deployments", "what is live, and what a rollback returns to", module="rollout_commands")
+    _served_run(added)
+    added.add_argument("--json", action="store_true", help="as one JSON object")
 
     added = command(
         "recommend",
@@ -287,6 +313,22 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
     return value
+
+
+def _served_run(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "--to", type=Path, metavar="SERVED_RUN", help="folder of the run that is served (default: that served last)"
+    )
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"must be a share above 0 and up to 1, as in 0.05, got {text!r}")
+    return share
 
 
 def _host_and_port(text: str) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ADDRESSES = "addresses.json"
 LATEST = Path("runs/latest")
 """Names the last run's folder, which is the default of the commands that read one."""
+SERVED = Path("runs/served")
+"""Names the folder of the run that was served last, which is what `deploy` and `rollback` change by default."""
 
 
 class CommandError(CascadeError):
@@ -352,6 +354,11 @@ def saved_config(options: Namespace, out: Path):
 def remember(out: Path) -> None:
     LATEST.parent.mkdir(exist_ok=True)
     LATEST.write_text(f"{out}\n")
+
+
+def remember_served(out: Path) -> None:
+    SERVED.parent.mkdir(exist_ok=True)
+    SERVED.write_text(f"{out}\n")
 
 
 def run_folder(options: Namespace, out_is_run: bool = True) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
-from pipelines.commands import ADDRESSES, remember, run_folder, saved_config
+from pipelines.commands import ADDRESSES, remember, remember_served, run_folder, saved_config
 
 
 def serve(options: Namespace) -> None:
@@ -18,6 +18,7 @@ def serve(options: Namespace) -> None:
     config = saved_config(options, out)
     (out / "serve").mkdir(exist_ok=True)
     remember(out)
+    remember_served(out)
 
     addresses = out / "serve" / ADDRESSES
 

@@ -57,7 +57,7 @@ def client(server):
 
 
 def samples(server):
-    """Values of the metrics endpoint by name and labels, less the model's and the version's."""
+    """Values of the metrics endpoint by name and labels, less the model's, the version's and the process's."""
     text = urllib.request.urlopen(server.metrics_url).read().decode()
     values = {}
     for family in text_string_to_metric_families(text):
@@ -65,6 +65,7 @@ def samples(server):
             if sample.name.startswith("cascade_"):
                 labels = dict(sample.labels)
                 assert (labels.pop("model"), labels.pop("version")) == (MODEL_NAME, "1")
+                assert labels.pop("process").isdecimal()
                 name = sample.name  # this parser, unlike Prometheus, ends every counter in _total
                 if name.removesuffix("_total").endswith(("_bucket", "_sum", "_count")):
                     name = name.removesuffix("_total")
