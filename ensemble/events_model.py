@@ -7,6 +7,7 @@ become durable together, and each caller gets the statuses of its own.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ class TritonPythonModel:
         from pydantic import TypeAdapter
 
         from ensemble.events_repository import JOURNAL
+        from ensemble.metrics_publisher import MetricsPublisher
+        from ensemble.serving_metrics import metrics
         from ensemble.triton_config import MODEL_NAME, SETTINGS
         from features.live.config import EventsConfig
         from features.live.intake import Intake
@@ -34,11 +37,13 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         config = TypeAdapter(EventsConfig).validate_json(parameters[SETTINGS]["string_value"])
         models = Path(args["model_repository"]).parent / MODEL_NAME
-        self.intake = Intake(models, Path(parameters[JOURNAL]["string_value"]), config)
+        self.intake = Intake(models, Path(parameters[JOURNAL]["string_value"]), config, _say_behind)
         self.intake.start()
+        self.publisher = MetricsPublisher(metrics, pb_utils, args)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Take the events of all requests at once; an error of the journal concerns all of them."""
+        from ensemble.serving_metrics import metrics
         from ensemble.triton_config import EVENT_OUTPUT
 
         batches = [_columns(request) for request in requests]
@@ -46,8 +51,11 @@ class TritonPythonModel:
             statuses = self.intake.push([[value for batch in batches for value in batch[place]] for place in range(5)])
         except Exception as error:  # nothing was taken: every caller is told, and may send again
             self.pb_utils.Logger.log_error(f"live events were not taken: {type(error).__name__}: {error}")
+            metrics.count("cascade_events_total", sum(len(batch[0]) for batch in batches), status="failed")
             failure = self.pb_utils.TritonError(str(error), self.pb_utils.TritonError.UNAVAILABLE)
             return [self.pb_utils.InferenceResponse(output_tensors=[], error=failure) for _ in requests]
+        for status, number in Counter(status.split(":")[0] for status in statuses).items():
+            metrics.count("cascade_events_total", number, status=status)
         responses, begin = [], 0
         for batch in batches:
             own = np.array(statuses[begin : begin + len(batch[0])], dtype=object)[:, None]
@@ -58,6 +66,13 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Stop looking after the stores."""
         self.intake.close()
+        self.publisher.stop()
+
+
+def _say_behind(num_behind: int) -> None:
+    from ensemble.serving_metrics import metrics
+
+    metrics.gauge("cascade_event_stores_behind", num_behind)
 
 
 def _columns(request: Any) -> list[list[Any]]:

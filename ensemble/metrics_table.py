@@ -49,6 +49,12 @@ METRICS: dict[str, Metric] = {
     "cascade_request_log_dropped_rows_total": Metric(
         "counter", "Rows of the request log that were lost, by what was full or failed.", ("reason",)
     ),
+    "cascade_events_total": Metric(
+        "counter",
+        "Live events by status: accepted, duplicate, unknown_item, rejected or failed.",
+        ("status",),
+    ),
+    "cascade_event_stores_behind": Metric("gauge", "Versions whose online stores lack accepted events."),
     "cascade_log_lines_dropped_total": Metric("counter", "Lines of the JSON log that the disk did not take."),
     "cascade_metric_series_refused_total": Metric(
         "counter", "Values counted under `other`, because a metric had too many label values.", ("metric",)

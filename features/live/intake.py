@@ -6,8 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,9 +37,13 @@ class Intake:
     Args:
         models: folder of the model `cascade`, with a folder a version.
         journal: the journal's file.
+        watch: told now and then how many versions' stores lack accepted events.
     """
 
-    def __init__(self, models: Path, journal: Path, config: EventsConfig) -> None:
+    def __init__(
+        self, models: Path, journal: Path, config: EventsConfig, watch: Callable[[int], None] = lambda num_behind: None
+    ) -> None:
+        self._watch = watch
         self._models = models
         self._config = config
         self._journal = Journal(journal, config.max_events_per_user)
@@ -49,7 +52,6 @@ class Intake:
         self._behind: dict[Path, str] = {}
         self._lock = threading.Lock()  # of the three above; each target has one of its own
         self._stop = threading.Event()
-        self.num_of_status: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._go_on, name="live events", daemon=True)
 
     def __enter__(self) -> Self:
@@ -95,7 +97,6 @@ class Intake:
         events = [event for event in checked if isinstance(event, Event)]
         taken = iter(self._journal.append(events) if events else [])
         statuses = [next(taken) if isinstance(event, Event) else event for event in checked]
-        self.num_of_status.update(status.split(":")[0] for status in statuses)
         if ACCEPTED in statuses:
             behind = self.behind  # a store that is down costs its callers nothing
             for target in targets:
@@ -152,6 +153,7 @@ class Intake:
     def _bring_up(self) -> None:
         for target in self._found_targets():
             self._apply(target)
+        self._watch(len(self.behind))
 
     def _go_on(self) -> None:
         cleaned = 0.0

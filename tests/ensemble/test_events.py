@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def test_a_new_user_becomes_known(client, now, run):
     assert after.source.tolist() == ["personal"] and item not in after.item_ids[0]
 
 
-def test_every_event_gets_its_own_status(client, users, now, run):
+def test_every_event_gets_its_own_status(server, client, users, now, run):
     item = pq.read_table(run / "etl/items.parquet", columns=["raw_id"])["raw_id"][0].as_py()
     statuses = client.push_events(
         ["a", "a", "b", "c", "d", "", "e" * 300, "f", "g"],
@@ -114,6 +115,11 @@ def test_every_event_gets_its_own_status(client, users, now, run):
         statuses[4:], ["user_id", "event_id", "event_id", "milliseconds", "weather"], strict=True
     ):
         assert reason in status
+    wanted = ["cascade_events_total{", 'status="unknown_item"', "cascade_event_stores_behind{"]
+    until = time.monotonic() + 10
+    while not all(word in (published := urllib.request.urlopen(server.metrics_url).read().decode()) for word in wanted):
+        assert time.monotonic() < until, published
+        time.sleep(0.2)
     with pytest.raises(RequestError, match="timestamp row 0 must be whole Unix seconds"):
         client.push_events(["h"], ["u"], [item], ["yesterday"])
     with pytest.raises(RequestError, match="user_id must have one entry"):
