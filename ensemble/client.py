@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn, Self
 import numpy as np
 
 from ensemble.request import DEFAULT_K, Reply, Request, RequestError, decoded
+from ensemble.tls import ClientTls
 from ensemble.triton_config import (
     CANDIDATE_OUTPUTS,
     EVENT_INPUTS,
@@ -52,20 +53,29 @@ class RecommendClient:
         url: host:port, without a scheme.
         protocol: grpc (faster) or http.
         timeout_seconds: longest time in seconds for one call.
+        tls: speak TLS; gRPC only.
     """
 
-    def __init__(self, url: str, protocol: Literal["grpc", "http"] = "grpc", timeout_seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        protocol: Literal["grpc", "http"] = "grpc",
+        timeout_seconds: float = 5.0,
+        tls: ClientTls | None = None,
+    ) -> None:
         if protocol not in ("grpc", "http"):
             raise ValueError(f"protocol must be grpc or http, got {protocol!r}")
         if "://" in url:
             raise ValueError(f"url must be host:port without a scheme, got {url!r}; drop {url.split('://')[0]}://")
+        if tls and protocol != "grpc":
+            raise ValueError("tls needs protocol grpc: Triton's HTTP has none; call the proxy before it")
         self.url = url
         self.protocol = protocol
         self.timeout_seconds = timeout_seconds
         if protocol == "grpc":
             import tritonclient.grpc as triton
 
-            self._client: Any = triton.InferenceServerClient(url)
+            self._client: Any = triton.InferenceServerClient(url, **(tls.arguments() if tls else {}))
             self._call_arguments = {"client_timeout": timeout_seconds}
         else:
             import tritonclient.http as triton

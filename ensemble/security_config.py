@@ -22,3 +22,10 @@ class SecurityConfig:
     control_key_env: str = ""
     """Environment variable that holds the control key; empty makes a new key at every start, in `control.key` of the
     serve folder."""
+    tls_certificate: str = ""
+    """PEM file with the server's certificate chain; it turns on TLS for gRPC, and keeps HTTP, for which Triton has
+    none, on 127.0.0.1."""
+    tls_key: str = ""
+    """PEM file with the key of that certificate."""
+    tls_client_ca: str = ""
+    """PEM file with the authorities whose clients may call; empty lets every client call."""

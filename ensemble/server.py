@@ -88,7 +88,7 @@ class TritonServer:
     @property
     def http_url(self) -> str:
         """host:port of the HTTP protocol; known once started."""
-        return f"{self.config.host}:{self.config.http_port}"
+        return f"{self._http_host}:{self.config.http_port}"
 
     @property
     def grpc_url(self) -> str:
@@ -108,7 +108,7 @@ class TritonServer:
     @property
     def control(self) -> ControlClient:
         """The control endpoints; known once started."""
-        url = f"{_reachable(self.config.host)}:{self.config.http_port}"
+        url = f"{_reachable(self._http_host)}:{self.config.http_port}"
         return ControlClient(url, self._control_key, self.config.ready_timeout_seconds)
 
     @property
@@ -206,7 +206,7 @@ class TritonServer:
         arguments = {
             "model-repository": self.repository,
             "backend-directory": backends,
-            "http-address": config.host,
+            "http-address": self._http_host,
             "http-port": config.http_port,
             "grpc-address": config.host,
             "grpc-port": config.grpc_port,
@@ -224,7 +224,26 @@ class TritonServer:
             *(f"--load-model={model}" for model in models),
             *(f"--{name}={value}" for name, value in arguments.items()),
             *self._restrictions(),
+            *self._tls(),
         ]
+
+    def _tls(self) -> list[str]:
+        security = self.config.security
+        if not security.tls_certificate:
+            return []
+        given = [
+            f"--grpc-server-cert={_readable(security.tls_certificate, 'tls_certificate')}",
+            f"--grpc-server-key={_readable(security.tls_key, 'tls_key')}",
+        ]
+        if not security.tls_client_ca:
+            return ["--grpc-use-ssl=true", *given]
+        clients = _readable(security.tls_client_ca, "tls_client_ca")
+        return ["--grpc-use-ssl=true", "--grpc-use-ssl-mutual=true", *given, f"--grpc-root-cert={clients}"]
+
+    @property
+    def _http_host(self) -> str:
+        """Triton's HTTP has no TLS: where gRPC has it, HTTP is for this machine alone."""
+        return "127.0.0.1" if self.config.security.tls_certificate else self.config.host
 
     def _restrictions(self) -> list[str]:
         """Triton takes the key on its command line only, where other accounts of the machine can see it."""
@@ -273,7 +292,7 @@ class TritonServer:
         self._model_pids = group_members(self._process.pid) - {self._process.pid}
 
     def _is_ready(self) -> bool:
-        host = _reachable(self.config.host)
+        host = _reachable(self._http_host)
         return all(
             _answers_ok(host, self.config.http_port, path)
             for path in ("/v2/health/ready", f"/v2/models/{MODEL_NAME}/ready")
@@ -399,6 +418,14 @@ def _with_free_ports(config: ServingConfig) -> ServingConfig:
                 ) from error
             chosen[field] = listener.getsockname()[1]
     return replace(config, **chosen)
+
+
+def _readable(file: str, key: str) -> Path:
+    """Triton runs elsewhere, and says little of a file it cannot read."""
+    path = Path(file).resolve()
+    if not file or not os.access(path, os.R_OK) or not path.is_file():
+        raise ServerError(f"serving.security.{key} must be a PEM file that can be read, got {file!r}")
+    return path
 
 
 def _reachable(host: str) -> str:
