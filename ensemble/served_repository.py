@@ -7,6 +7,7 @@ live events change it. The export itself is only read.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import py_compile
 import shutil
@@ -18,13 +19,15 @@ from pydantic import TypeAdapter
 
 from ensemble import router_model
 from ensemble.config import ServingConfig
+from ensemble.events_repository import JOURNAL_FILE
 from ensemble.release import IDENTITY, MODEL_CONFIG, SEAL, Release
 from ensemble.rollout_state import MIDDLE, MODELS, Live, RolloutError, version_of
 from ensemble.served_models import SERVED_MODELS
 from ensemble.triton_config import MODEL_NAME, SETTINGS
 from features.artifact import ArtifactError
 
-_STORE = "store"
+_log = logging.getLogger(__name__)
+_STORE, _LIVE = "store", "live.json"
 _MODEL_CODE = "model.py"
 
 
@@ -93,6 +96,7 @@ class ServedRepository:
             os.replace(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        self._bring_events(target)
         return target
 
     def stage_router(self, live: Live) -> Path:
@@ -165,6 +169,21 @@ class ServedRepository:
                 os.replace(temporary, self.folder / model.name)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
+
+    def _bring_events(self, version_folder: Path) -> None:
+        """Bring the live events accepted so far into the version's store, so that its first slates know them.
+
+        A store that cannot be written now holds up no deployment: the events process brings them when it can.
+        """
+        journal = self.serve_folder / JOURNAL_FILE
+        if not (journal.is_file() and (version_folder / "ensemble" / _STORE / _LIVE).is_file()):
+            return
+        from features.live.target import replay  # Feast takes seconds to import
+
+        try:
+            replay(journal, version_folder)
+        except Exception as error:  # of any store, and its engine's own
+            _log.warning("%s lacks live events as yet: %s: %s", version_folder, type(error).__name__, error)
 
     def _model_config(self, versions: Sequence[int], of: int) -> Any:
         from google.protobuf import text_format
