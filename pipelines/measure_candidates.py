@@ -65,7 +65,7 @@ class Candidates:
         columns = self._pipeline.columns(Request.of(user_ids))
         users = self._retrieve.users(columns, np.arange(len(user_ids)))
         index = self._retrieve.opened_index
-        of_towers = NewItems(index, self._is_new_I).propose(users, self._k)
+        of_towers = NewItems.of(index, self._is_new_I).propose(users, self._k)
         others = [one.propose(users, len(index)) for one in self._stage.sources if one.name not in _OF_THE_INDEX]
         of_sources = iter([_kept(one, self._is_new_I) for one in others])
         proposals = [of_towers if name in _OF_THE_INDEX else next(of_sources) for name in self._stage.names]

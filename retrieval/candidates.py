@@ -63,7 +63,7 @@ def searching(index: ItemIndex, num_events_I: np.ndarray) -> dict[str, Candidate
     Args:
         num_events_I: interactions of each item so far.
     """
-    return {TwoTowerSource.name: TwoTowerSource(index), NewItems.name: NewItems(index, num_events_I == 0)}
+    return {TwoTowerSource.name: TwoTowerSource(index), NewItems.name: NewItems.of(index, num_events_I == 0)}
 
 
 def save_stage(folder: Path, stage: CandidateStage, fitted: Sequence[FittedSource]) -> None:

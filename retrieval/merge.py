@@ -24,8 +24,8 @@ import numba
 import numpy as np
 from scipy.optimize import minimize
 
+from retrieval.best_first import Scratch, item_of, score_of, smallest, sort_key
 from retrieval.metrics import RelevantItems
-from retrieval.sources.best_first import Scratch, item_of, score_of, smallest, sort_key
 from retrieval.sources.source import NO_ITEM, Proposals
 
 # B users  S sources  Q proposals of a source  K merged candidates  P distinct pairs of user and item

@@ -129,12 +129,22 @@ class ItemIndex:
         if not len(query_QD) or k < 1:
             return np.empty((len(query_QD), k), np.int64), np.empty((len(query_QD), k), np.float32)
         found = [part.search(query_QD, k, forbidden, allowed) for part in state.parts]
+        if len(found) == 1:
+            return found[0]
         row_QK, score_QK = (np.concatenate(pair, axis=1) for pair in zip(*found, strict=True))
         missing = max(0, k - row_QK.shape[1])
         row_QK = np.pad(row_QK, ((0, 0), (0, missing)), constant_values=NO_ITEM)
         score_QK = np.pad(score_QK, ((0, 0), (0, missing)), constant_values=-np.inf)
         order_QK = np.lexsort((row_QK, -score_QK), axis=1)[:, :k]
         return np.take_along_axis(row_QK, order_QK, 1), np.take_along_axis(score_QK, order_QK, 1)
+
+    def only(self, allowed_I: np.ndarray) -> ItemIndex:
+        """An index of the items of a mask [I] alone, for those who always ask with the same one. Rows stay; a change of
+        this index does not reach it."""
+        state = self._state
+        base = state.base.only(allowed_I)
+        changed = None if state.changed is None else state.changed.only(allowed_I)
+        return ItemIndex(State(base, changed, state.num_rows), self._raw_ids, self.identity)
 
     def snapshot(self) -> tuple[State, pa.ChunkedArray | None]:
         """The state and the raw ids of its rows, of one moment."""

@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 
 from retrieval.config import IndexConfig
+from retrieval.index.products import fill_products
 from retrieval.index.space import SphereSpace
 
 # Q queries  D embedding  W width as stored  N vectors  K candidates
@@ -58,6 +59,10 @@ class Kind(Protocol):
         """[N, D] float32, not to be written to: it may be a view that lives as long as the index."""
         ...
 
+    def subset(self, position: np.ndarray) -> Kind:
+        """The vectors at some positions, ascending, searched in the same way and with the same breadth."""
+        ...
+
 
 class Flat:
     """Exact: every vector is compared."""
@@ -85,7 +90,10 @@ class Flat:
         return {}
 
     def vectors(self) -> np.ndarray:
-        return _view(self.raw)
+        return view(self.raw)
+
+    def subset(self, position: np.ndarray) -> Flat:
+        return Flat.of(view(self.raw)[position])
 
 
 class Hnsw:
@@ -121,7 +129,14 @@ class Hnsw:
         return {"links": links, "ef_search": self.index.hnsw.efSearch}
 
     def vectors(self) -> np.ndarray:
-        return self.space.vectors(_view(self.raw))
+        return self.space.vectors(view(self.raw))
+
+    def subset(self, position: np.ndarray) -> Hnsw:
+        whole = self.index
+        index = faiss.IndexHNSWFlat(whole.d, whole.hnsw.nb_neighbors(1), faiss.METRIC_L2)
+        index.hnsw.efConstruction, index.hnsw.efSearch = whole.hnsw.efConstruction, whole.hnsw.efSearch
+        index.add(np.ascontiguousarray(view(self.raw)[position]))
+        return Hnsw(index, self.space)
 
 
 class IvfPq:
@@ -161,7 +176,8 @@ class IvfPq:
         num_probed = math.ceil(self.codes.nprobe * broadened * max(1.0, k / MEASURED_AT))
         parameters = faiss.IVFSearchParameters()
         parameters.nprobe, parameters.sel = min(num_probed, self.codes.nlist), selector
-        depth = math.ceil(self.index.k_factor * max(k, MEASURED_AT))
+        # The codes' error spoils the order over some number of places; it does not grow with the depth of the search.
+        depth = math.ceil(self.index.k_factor * MEASURED_AT) + 2 * max(0, k - MEASURED_AT)
         return _nearest(self.codes, _stretched(query_QW, self._radius), depth, parameters)
 
     @property
@@ -169,7 +185,17 @@ class IvfPq:
         return {"cells": self.codes.nlist, "nprobe": self.codes.nprobe, "k_factor": self.index.k_factor}
 
     def vectors(self) -> np.ndarray:
-        return self.space.vectors(_view(self.raw))
+        return self.space.vectors(view(self.raw))
+
+    def subset(self, position: np.ndarray) -> IvfPq:
+        """With the centroids and codebooks of the whole, so that nothing is trained."""
+        item_NW = np.ascontiguousarray(view(self.raw)[position])
+        codes = faiss.clone_index(self.codes)
+        codes.reset()
+        codes.add(item_NW)
+        index = faiss.IndexRefineFlat(codes, faiss.swig_ptr(item_NW))
+        index.k_factor = self.index.k_factor
+        return IvfPq(index, self.space)
 
 
 def inner_products(kind: Kind, query_QW: np.ndarray, position_QK: np.ndarray) -> np.ndarray:
@@ -178,11 +204,8 @@ def inner_products(kind: Kind, query_QW: np.ndarray, position_QK: np.ndarray) ->
     Every kind's scores come from here, so that an item's score does not depend on the way it was found.
     """
     score_QK = np.full(position_QK.shape, -np.inf, np.float32)
-    vector_NW = _view(kind.raw)
-    # One product a pair by NumPy: FAISS's own function starts all threads, which wait for each other on a busy machine.
     for score_K, query_W, position_K in zip(score_QK, query_QW, position_QK, strict=True):
-        found = position_K >= 0
-        score_K[found] = np.einsum("kw,w->k", vector_NW[position_K[found]], query_W)
+        fill_products(position_K, view(kind.raw), query_W, score_K)
     return score_QK
 
 
@@ -206,8 +229,8 @@ def _stretched(query_QW: np.ndarray, radius: np.floating) -> np.ndarray:
 
 
 def _length(raw: Any) -> np.floating:
-    return np.linalg.norm(_view(raw)[0])
+    return np.linalg.norm(view(raw)[0])
 
 
-def _view(raw: Any) -> np.ndarray:
+def view(raw: Any) -> np.ndarray:
     return faiss.rev_swig_ptr(raw.get_xb(), raw.ntotal * raw.d).reshape(raw.ntotal, raw.d)

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import faiss
 import numpy as np
 
-from retrieval.index.kinds import MEASURED_AT, Kind, exactly_nearest, inner_products
+from retrieval.best_first import MARKS, mask_of
+from retrieval.index.kinds import MEASURED_AT, Kind, exactly_nearest, view
+from retrieval.index.products import fill_best
 
 # Q queries  D embedding  K candidates  N vectors of the part  I item rows  S forbidden
 NO_ITEM = -1
 EXACT_SHARE = 0.05
 """Where the filters let less than this share through, the part is searched exactly: the graph or the cells would have
 to be searched so broadly that it takes as long."""
+MOST_OVERFETCHED = 4
+"""Up to so many times the items wanted are found without a filter and filtered then: a selector makes FAISS's scan of
+codes ten times as slow."""
+_SAME = np.empty(0, np.int64)
+"""For the kernel: position n is item row n."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Which of N positions may be found. Its arrays never change."""
+
+    num_positions: int
+    num_allowed: int
+    allowed_N: np.ndarray | None
+    """bool; None for all."""
+
+    @property
+    def kernel_N(self) -> np.ndarray:
+        """As the kernels take it: one without entries allows everything."""
+        return mask_of(self.allowed_N)
+
+    @cached_property
+    def _bits(self) -> np.ndarray | None:
+        return None if self.allowed_N is None else np.packbits(self.allowed_N, bitorder="little")
+
+    def selector(self) -> Any:
+        """For FAISS; None for everything."""
+        return None if self._bits is None else faiss.IDSelectorBitmap(self._bits)  # pyright: ignore[reportCallIssue]
 
 
 @dataclass(frozen=True)
@@ -48,72 +80,84 @@ class Part:
         alive_N[position] = False
         return Part(self.kind, self.row_N, alive_N)
 
+    def only(self, allowed_I: np.ndarray) -> Part:
+        """The items of a mask alone, in a part of their own: what is always searched with the same mask."""
+        position = np.flatnonzero(self._mask(allowed_I).kernel_N)
+        row_N = position if self.row_N is None else self.row_N[position]
+        return Part(self.kind.subset(position), row_N)
+
     def search(
         self, query_QD: np.ndarray, k: int, forbidden_QS: np.ndarray | None, allowed_I: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Item rows [Q, K'] and scores [Q, K'], in no order; NO_ITEM and -inf in empty places. K' may exceed k."""
+        """Item rows [Q, k] and scores [Q, k], best first, equal scores by row; NO_ITEM and -inf in empty places."""
         query_QW = self.kind.queries(query_QD)
-        bits, num_allowed = self._allowed(allowed_I)
-        own = [] if forbidden_QS is None else np.flatnonzero((forbidden_QS != NO_ITEM).any(1)).tolist()
-        shared = np.setdiff1d(np.arange(len(query_QD)), own)
-        found = [self._nearest(query_QW[shared], k, bits, num_allowed)] if len(shared) else []
-        for query in own:  # FAISS takes one selector a call
-            assert forbidden_QS is not None
-            forbidden = np.unique(self._positions(forbidden_QS[query]))
-            mine, num_mine = self._without(bits, num_allowed, forbidden)
-            found.append(self._nearest(query_QW[query : query + 1], k, mine, num_mine, len(forbidden)))
-        position_QK = np.full((len(query_QD), max(rows.shape[1] for rows in found)), -1, np.int64)
-        for queries, rows in zip([shared] * (len(shared) > 0) + [[query] for query in own], found, strict=True):
-            position_QK[queries, : rows.shape[1]] = rows
-        score_QK = inner_products(self.kind, query_QW, position_QK)
-        row_QK = position_QK if self.row_N is None else np.where(position_QK < 0, NO_ITEM, self.row_N[position_QK])
+        mask = self._mask(allowed_I)
+        row_QK = np.full((len(query_QD), k), NO_ITEM, np.int64)
+        score_QK = np.full(row_QK.shape, -np.inf, np.float32)
+        mark_N = MARKS.of(len(self))
+        vector_NW = view(self.kind.raw)
+        row_N = _SAME if self.row_N is None else self.row_N
+        nothing = np.empty(0, np.int64)
+        # One by one: how FAISS breaks ties between codes may depend on the number of queries.
+        for query in range(len(query_QD)):
+            forbidden = nothing if forbidden_QS is None else self._positions(forbidden_QS[query])
+            position_P = self._near(query_QW[query : query + 1], k, mask, forbidden)
+            found = row_QK[query], score_QK[query]
+            num = fill_best(position_P, vector_NW, query_QW[query], mask.kernel_N, forbidden, row_N, mark_N, *found)
+            if num < k and len(position_P) < len(self):  # what was left of the approximate ones is too little
+                taken = self._without(mask, np.unique(forbidden))
+                if num < taken.num_allowed:
+                    position_P = exactly_nearest(self.kind, query_QW[query : query + 1], k, taken.selector())[0]
+                    fill_best(position_P, vector_NW, query_QW[query], mask.kernel_N, forbidden, row_N, mark_N, *found)
         return row_QK, score_QK
 
-    def _nearest(
-        self, query_QW: np.ndarray, k: int, bits: np.ndarray | None, num_allowed: int, num_forbidden: int = 0
-    ) -> np.ndarray:
-        """[Q, K'] positions; every query gets k of them while so many are allowed."""
-        k = min(k, num_allowed)
-        if k == 0:
-            return np.empty((len(query_QW), 0), np.int64)
-        selector = None if bits is None else faiss.IDSelectorBitmap(bits)  # pyright: ignore[reportCallIssue] FAISS wraps it so
-        share = num_allowed / len(self)
+    def _near(self, query_1W: np.ndarray, k: int, mask: Mask, forbidden: np.ndarray) -> np.ndarray:
+        """Positions that hold the k best allowed ones, among others that are not allowed."""
+        share = mask.num_allowed / max(len(self), 1)
+        depth = math.ceil((k + len(forbidden)) / max(share, EXACT_SHARE))
+        if depth <= MOST_OVERFETCHED * max(k, MEASURED_AT):
+            return self.kind.nearest(query_1W, min(depth, len(self)), None, 1.0)[0]
+        taken = self._without(mask, np.unique(forbidden))
+        k = min(k, taken.num_allowed)
+        if not k:
+            return np.empty(0, np.int64)
+        share = taken.num_allowed / len(self)
         if share < EXACT_SHARE:
-            return exactly_nearest(self.kind, query_QW, k, selector)
+            return exactly_nearest(self.kind, query_1W, k, taken.selector())[0]
         # What a user may not see is often the nearest: it takes places in the breadth.
-        broadened = (1 + num_forbidden / max(k, MEASURED_AT)) / share
-        position_QK = self.kind.nearest(query_QW, k, selector, broadened)
-        short = np.flatnonzero((position_QK >= 0).sum(1) < k)
-        if len(short):
-            position_QK[short] = -1
-            position_QK[short, :k] = exactly_nearest(self.kind, query_QW[short], k, selector)
-        return position_QK
+        broadened = (1 + len(forbidden) / max(k, MEASURED_AT)) / share
+        return self.kind.nearest(query_1W, k, taken.selector(), broadened)[0]
 
-    def _allowed(self, allowed_I: np.ndarray | None) -> tuple[np.ndarray | None, int]:
-        """A bit for each position, as FAISS reads them, None for all; and how many are set."""
-        if allowed_I is None:
-            return self._alive_bits, self.num_alive
+    def _mask(self, allowed_I: np.ndarray | None) -> Mask:
+        """What both the caller and the part allow; the same array gives the same Mask, made once."""
+        last_I, mask = self._last_mask[0]
+        if mask is not None and last_I is allowed_I:
+            return mask
         row_N = np.arange(len(self)) if self.row_N is None else self.row_N
-        inside = len(allowed_I) > row_N[-1]
-        allowed_N = allowed_I[row_N] if inside else np.append(allowed_I, False)[np.minimum(row_N, len(allowed_I))]
+        allowed_N = None
+        if allowed_I is not None:
+            is_inside = not len(row_N) or len(allowed_I) > row_N[-1]
+            allowed_N = (
+                allowed_I[row_N] if is_inside else np.append(allowed_I, False)[np.minimum(row_N, len(allowed_I))]
+            )
         if self.alive_N is not None:
-            allowed_N = allowed_N & self.alive_N
-        return np.packbits(allowed_N, bitorder="little"), int(allowed_N.sum())
+            allowed_N = self.alive_N if allowed_N is None else allowed_N & self.alive_N
+        num_allowed = len(self) if allowed_N is None else int(allowed_N.sum())
+        mask = Mask(len(self), num_allowed, allowed_N)
+        self._last_mask[0] = (allowed_I, mask)
+        return mask
 
     @cached_property
-    def _alive_bits(self) -> np.ndarray | None:
-        return None if self.alive_N is None else np.packbits(self.alive_N, bitorder="little")
+    def _last_mask(self) -> list[tuple[np.ndarray | None, Mask | None]]:
+        return [(None, None)]
 
-    def _without(
-        self, bits: np.ndarray | None, num_allowed: int, positions: np.ndarray
-    ) -> tuple[np.ndarray | None, int]:
+    def _without(self, mask: Mask, positions: np.ndarray) -> Mask:
         if not len(positions):
-            return bits, num_allowed
-        mine = np.full((len(self) + 7) // 8, 255, np.uint8) if bits is None else bits.copy()
-        byte, bit = positions >> 3, (1 << (positions & 7)).astype(np.uint8)
-        num_taken = int(np.count_nonzero(mine[byte] & bit))
-        np.bitwise_and.at(mine, byte, ~bit)
-        return mine, num_allowed - num_taken
+            return mask
+        allowed_N = np.ones(len(self), bool) if mask.allowed_N is None else mask.allowed_N.copy()
+        num_taken = int(np.count_nonzero(allowed_N[positions]))
+        allowed_N[positions] = False
+        return Mask(len(self), mask.num_allowed - num_taken, allowed_N)
 
     def _positions(self, rows: np.ndarray) -> np.ndarray:
         """Positions of those rows that the part has."""

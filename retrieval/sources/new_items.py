@@ -19,14 +19,20 @@ class NewItems:
     not sell. So new items have a source and a share of the candidates to themselves.
     """
 
-    index: ItemIndex
-    is_new_I: np.ndarray
-    """[I] bool: nobody had the item."""
+    index: ItemIndex | None
+    """Over the new items alone; None if there are none."""
     name: ClassVar[str] = "new_items"
 
+    @classmethod
+    def of(cls, index: ItemIndex, is_new_I: np.ndarray) -> NewItems:
+        """Args:
+        index: over all items.
+        is_new_I: bool, whether nobody had the item.
+        """
+        return cls(index.only(is_new_I) if is_new_I.any() else None)
+
     def propose(self, users: Users, k: int) -> Proposals:
-        if not self.is_new_I.any():
+        if self.index is None:
             return Proposals.nothing(len(users), k)
-        allowed_I = self.is_new_I if users.allowed_I is None else self.is_new_I & users.allowed_I
-        found = self.index.search(users.query_BE, k, forbidden=users.forbidden_BS, allowed=allowed_I)
+        found = self.index.search(users.query_BE, k, forbidden=users.forbidden_BS, allowed=users.allowed_I)
         return Proposals.padded(*found, k)

@@ -15,8 +15,8 @@ from scipy import sparse
 
 from features.history import SECONDS_PER_DAY
 from features.item_content import ItemContent
+from retrieval.best_first import MARKS, fill_from_columns, mask_of
 from retrieval.item_rows import NO_ITEM
-from retrieval.sources.best_first import MARKS, fill_from_columns, mask_of
 
 # B users  N history length  K candidates  S forbidden items  I items  E interactions
 

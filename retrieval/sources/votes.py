@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from scipy import sparse
 
-from retrieval.sources.best_first import (
+from retrieval.best_first import (
     FORBIDDEN,
     FREE,
     MARKS,

@@ -158,5 +158,5 @@ def sources(past: Past, item_vectors: np.ndarray) -> dict[str, CandidateSource]:
         SimilarContent(0.5).fit(past),
         Linear(3.0).fit(past),
     ]
-    searching = [TwoTowerSource(index), NewItems(index, past.num_events == 0)]
+    searching = [TwoTowerSource(index), NewItems.of(index, past.num_events == 0)]
     return {source.name: source for source in [*searching, *fitted]}

@@ -35,9 +35,9 @@ def test_equal_scores_come_by_item_row(users: Users):
     forbidden_BS = np.tile([3, 0], (len(users), 1))
     asked = Users({}, users.history_BN, forbidden_BS, users.query_BE)
     assert (TwoTowerSource(index).propose(asked, 4).row_BK == [1, 2, 4, 5]).all()
-    assert (NewItems(index, np.arange(9) >= 5).propose(asked, 3).row_BK == [5, 6, 7]).all()
+    assert (NewItems.of(index, np.arange(9) >= 5).propose(asked, 3).row_BK == [5, 6, 7]).all()
 
 
 def test_without_a_new_item_nothing_is_proposed(users: Users, item_vectors):
     index = build(item_vectors, IndexConfig(kind="flat"))
-    assert (NewItems(index, np.zeros(len(item_vectors), bool)).propose(users, 5).row_BK == -1).all()
+    assert (NewItems.of(index, np.zeros(len(item_vectors), bool)).propose(users, 5).row_BK == -1).all()

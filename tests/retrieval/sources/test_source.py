@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+from retrieval.best_first import item_of, score_of, sort_key
 from retrieval.sources import Past, Proposals, Users
-from retrieval.sources.best_first import item_of, score_of, sort_key
 from retrieval.sources.source import best_of_columns, best_of_rows, matrix_arrays, square_matrix
 
 NO_ITEM = -1
