@@ -7,15 +7,13 @@ from pathlib import Path
 
 import cloudpickle
 import numpy as np
-from merlin.dag.runtime import Runtime
 from merlin.systems.dag import Ensemble
-from merlin.table import TensorTable
 
-from ensemble.chain_executor import ChainExecutor
+from ensemble.chain_executor import run_chain
 from ensemble.config import ServingConfig
 from ensemble.graph import operators_of
 from ensemble.operators.fetch_user_features import FetchUserFeatures
-from ensemble.operators.operator import RequestOperator
+from ensemble.operators.operator import Columns, RequestOperator
 from ensemble.operators.retrieve_candidates import RetrieveCandidates
 from ensemble.request import FEATURE_TIME, Reply, Request
 from ensemble.trace import Trace
@@ -34,7 +32,8 @@ class Pipeline:
     """
 
     def __init__(self, ensemble: Ensemble, as_of: int) -> None:
-        self._ensemble = ensemble
+        self.operators: list[RequestOperator] = operators_of(ensemble)
+        """The operators of the request path, first to last."""
         self.as_of = as_of
 
     @classmethod
@@ -83,11 +82,6 @@ class Pipeline:
         )
 
     @property
-    def operators(self) -> list[RequestOperator]:
-        """The operators of the request path, first to last."""
-        return operators_of(self._ensemble)
-
-    @property
     def source_names(self) -> list[str]:
         """The candidate sources, in the order of the column `proposed_row`."""
         return next(one.opened_stage.names for one in self.operators if isinstance(one, RetrieveCandidates))
@@ -98,26 +92,31 @@ class Pipeline:
         fetch = next(one for one in self.operators if isinstance(one, FetchUserFeatures))
         return [name for name in fetch.outputs if name not in ("seen_row", "source")]
 
-    def columns(self, request: Request, trace: Trace | None = None) -> dict[str, np.ndarray]:
+    def columns(self, request: Request, trace: Trace | None = None) -> Columns:
         """Every column that the operators made on the way to the reply, [B, ...]; `trace` gets them too."""
         trace = trace or Trace()
-        table = TensorTable(
-            {
-                "user": request.user_id,
-                "k": request.k,
-                "exclude": _padded(request.exclude),
-                "allow": _padded([_NOTHING if ids is None else ids for ids in request.allow]),
-                "timestamp": np.where(request.timestamp == FEATURE_TIME, self.as_of, request.timestamp),
-                "seed": request.seed,
-                "temperature": request.temperature,
-                "diversity": request.diversity,
-                "deadline": request.deadline,
-                "with_candidates": np.full(len(request), request.with_candidates),
-            }
-        )
-        done = self._ensemble.transform(table, runtime=Runtime(ChainExecutor(trace)))
-        trace.columns = {name: done[name].values for name in done}
+        trace.columns = run_chain(self.operators, columns_of(request, self.as_of), trace)
         return trace.columns
+
+
+def columns_of(request: Request, as_of: int) -> Columns:
+    """What the first operator gets: a request as columns.
+
+    Args:
+        as_of: Unix seconds, the moment that stands for FEATURE_TIME.
+    """
+    return {
+        "user": request.user_id,
+        "k": request.k,
+        "exclude": _padded(request.exclude),
+        "allow": _padded([_NOTHING if ids is None else ids for ids in request.allow]),
+        "timestamp": np.where(request.timestamp == FEATURE_TIME, as_of, request.timestamp),
+        "seed": request.seed,
+        "temperature": request.temperature,
+        "diversity": request.diversity,
+        "deadline": request.deadline,
+        "with_candidates": np.full(len(request), request.with_candidates),
+    }
 
 
 def _padded(exclude: list[np.ndarray]) -> np.ndarray:

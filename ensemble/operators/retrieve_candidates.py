@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from ensemble.operators.fetch_user_features import FALLBACK
 from ensemble.operators.operator import Columns, RequestOperator
 from ensemble.serving_metrics import metrics
+from ensemble.user_threads import each_part
 from features.artifact import file_sha256
 from retrieval.candidates import load_stage
 from retrieval.index import load
@@ -53,14 +54,18 @@ class RetrieveCandidates(RequestOperator):
         width = max(*self.opened_stage.quotas, int(depth_B.max(initial=0)))
         proposed_BSQ = np.full((len(wanted_B), len(self.opened_stage.sources), width), NO_ITEM, np.int64)
         num_failed_B = np.zeros(len(wanted_B), np.int64)
-        for depth in np.unique(depth_B[known_B]):
-            asked = np.flatnonzero(known_B & (depth_B == depth))
-            proposals, failed = self.opened_stage.propose(self.users(columns, asked), int(depth))
-            num_failed_B[asked] = len(failed)
-            for name in failed:
-                metrics.count("cascade_source_failures_total", source=name)
-            for source, one in enumerate(proposals):
-                proposed_BSQ[asked, source, : one.row_BK.shape[1]] = one.row_BK
+
+        def propose(part: slice) -> None:
+            for depth in np.unique(depth_B[part][known_B[part]]):
+                asked = part.start + np.flatnonzero(known_B[part] & (depth_B[part] == depth))
+                proposals, failed = self.opened_stage.propose(self.users(columns, asked), int(depth))
+                num_failed_B[asked] = len(failed)
+                for name in failed:
+                    metrics.count("cascade_source_failures_total", source=name)
+                for source, one in enumerate(proposals):
+                    proposed_BSQ[asked, source, : one.row_BK.shape[1]] = one.row_BK
+
+        each_part(len(wanted_B), propose)
         return {"proposed_row": proposed_BSQ, "num_failed_sources": num_failed_B, "wanted": wanted_B}
 
     def open(self, folder: Path) -> None:

@@ -12,6 +12,7 @@ from ensemble.catalogue import Catalogue, array_of, load_item_vectors
 from ensemble.onnx_model import OnnxModel
 from ensemble.operators.fetch_user_features import FALLBACK
 from ensemble.operators.operator import Columns, RequestOperator
+from ensemble.user_threads import each_part
 from features.history import SECONDS_PER_DAY
 from features.log_scale import normalized_log
 from ranking.pair_features import ABSOLUTE, TWO_TOWER_SCORE, affinity_name, source_feature
@@ -22,6 +23,7 @@ from retrieval.popularity import NUM_COORDINATES, NUM_WINDOWS
 
 # B users  K candidates  D embedding
 NO_ITEM = -1
+_READ = ("candidate_row", "candidate_sources", "query_vector", "history", "last_timestamp", "timestamp")
 
 
 class ScoreCandidates(RequestOperator):
@@ -52,8 +54,15 @@ class ScoreCandidates(RequestOperator):
         row_BK = columns["candidate_row"]
         if not row_BK.shape[1]:
             return {"score": np.empty(row_BK.shape, np.float32)}
-        inputs = columns | self._of_the_moment(columns) | self._of_the_items(columns)
-        score_BK = self.opened_model.run(inputs, rows_per_user=row_BK.shape[1])
+        score_BK = np.empty(row_BK.shape, np.float32)
+        read = {name: columns[name] for name in self.opened_read & columns.keys()}
+
+        def score(part: slice) -> None:
+            some = {name: values[part] for name, values in read.items()}
+            inputs = some | self._of_the_moment(some) | self._of_the_items(some)
+            score_BK[part] = self.opened_model.run(inputs, rows_per_user=row_BK.shape[1])
+
+        each_part(len(row_BK), score)
         popular_B1 = (columns["source"] >= FALLBACK)[:, None]
         score_BK = np.where(popular_B1, self.opened_items.popularity[row_BK], score_BK)
         return {"score": np.where(row_BK == NO_ITEM, -np.inf, score_BK).astype(np.float32)}
@@ -81,6 +90,7 @@ class ScoreCandidates(RequestOperator):
 
     def open(self, folder: Path) -> None:
         self.opened_model = OnnxModel(folder / "ranker.onnx")
+        self.opened_read = {*self.opened_model.inputs, *_READ}
         self.opened_items = Catalogue(folder / "items.parquet", self.opened_model.inputs)
         self.opened_vectors = load_item_vectors(folder / "item_vectors.parquet")
         self.opened_sources = source_names(folder / "sources")

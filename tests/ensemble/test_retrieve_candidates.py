@@ -52,7 +52,7 @@ def pipeline(version) -> Pipeline:
 
 
 def operator_of(pipeline: Pipeline, kind):
-    (operator,) = (one for one in operators_of(pipeline._ensemble) if isinstance(one, kind))
+    (operator,) = (one for one in pipeline.operators if isinstance(one, kind))
     return operator
 
 

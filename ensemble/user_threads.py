@@ -1,0 +1,45 @@
+"""The users of a large call, worked on side by side: what is heavy (search, kernels, ONNX) lets Python's lock go.
+
+A user's answer depends on nobody else in the call, so neither does it on how the users are divided.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+
+MIN_USERS = 8
+"""Users that a thread must have to be worth waking."""
+
+
+def each_part(num_users: int, work: Callable[[slice], None]) -> None:
+    """Call `work` with slices that together are all users, some of them at the same time.
+
+    Raises: the first part's exception, when all have ended.
+    """
+    num_parts = min(num_threads(), num_users // MIN_USERS)
+    if num_parts < 2:
+        work(slice(0, num_users))
+        return
+    edges = [num_users * part // num_parts for part in range(num_parts + 1)]
+    parts = [slice(begin, end) for begin, end in pairwise(edges)]
+    others = [_pool().submit(work, part) for part in parts[1:]]
+    try:
+        work(parts[0])
+    finally:
+        errors = [other.exception() for other in others]
+    if failed := next(filter(None, errors), None):
+        raise failed
+
+
+def num_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, num_threads() - 1), thread_name_prefix="users")
