@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from ensemble.json_log import JsonLogConfig
+from ensemble.ordering_config import OrderingConfig
 from ensemble.request_log_config import RequestLogConfig
 from ensemble.security_config import SecurityConfig
 from features.live.config import EventsConfig
@@ -42,6 +43,8 @@ class ServingConfig:
     """Earlier states of a rollout that stay staged, so that `rollback` can return to them."""
     candidate_timeout_seconds: Annotated[float, Field(gt=0)] = 1.0
     """Longest time in seconds for a release on trial; then the stable one answers."""
+    ordering: OrderingConfig = Field(default_factory=OrderingConfig)
+    """Order of the slate."""
     security: SecurityConfig = Field(default_factory=SecurityConfig)
     """Keys and certificates."""
     events: EventsConfig = Field(default_factory=EventsConfig)

@@ -65,7 +65,7 @@ def request_graph(files: GraphFiles, num_candidates: int, drop_seen: bool) -> En
     path = path >> MergeCandidates(files.sources)
     path = path >> FillCandidates(files.items)
     path = path >> ScoreCandidates(files.ranker, files.items, files.item_vectors, files.sources, files.online)
-    path = path >> OrderSlate(files.items)
+    path = path >> OrderSlate(files.items, files.item_vectors, files.online)
     return Ensemble(path, REQUEST_SCHEMA)
 
 

@@ -5,9 +5,14 @@ Legend: B users  K candidates  S forbidden items  I items
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 
+from retrieval.best_first import item_of, score_of, smallest, sort_key
+
 NO_ITEM = -1
+_LAST = np.array(0xFFC00000, np.uint32).view(np.float32)[()]
+"""The nan whose bits sort below -inf."""
 
 
 def fill(row_BK: np.ndarray, wanted_B: np.ndarray, ranking_I: np.ndarray, forbidden_BS: np.ndarray) -> np.ndarray:
@@ -36,15 +41,29 @@ def fill(row_BK: np.ndarray, wanted_B: np.ndarray, ranking_I: np.ndarray, forbid
 def top_k(row_BK: np.ndarray, score_BK: np.ndarray, k_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The k best-scored items of each user, best first; equal scores by item row, nan last.
 
+    Args:
+        row_BK: int64 item rows, none twice; NO_ITEM in empty slots.
+        score_BK: float32.
     Returns: item rows [B, max(k_B)], NO_ITEM where a user has or wants fewer, and their scores, -inf there.
     """
-    width = int(k_B.max(initial=0))
-    slate = np.full((len(row_BK), width), NO_ITEM, dtype=np.int64)
-    slate_score = np.full(slate.shape, -np.inf, dtype=np.float32)
-    if width:
-        order = np.lexsort((row_BK, -score_BK, row_BK == NO_ITEM), axis=1)[:, :width]
-        best = np.take_along_axis(row_BK, order, 1)
-        filled = (best != NO_ITEM) & (np.arange(best.shape[1]) < k_B[:, None])
-        slate[:, : best.shape[1]][filled] = best[filled]
-        slate_score[:, : best.shape[1]][filled] = np.take_along_axis(score_BK, order, 1)[filled]
+    shape = len(row_BK), int(k_B.max(initial=0))
+    slate = np.full(shape, NO_ITEM, dtype=np.int64)
+    slate_score = np.full(shape, -np.inf, dtype=np.float32)
+    if shape[1]:
+        _fill_best(row_BK, score_BK, k_B, slate, slate_score)
     return slate, slate_score
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_best(row_BK, score_BK, k_B, slate, slate_score):
+    key_K = np.empty(row_BK.shape[1], np.int64)
+    for user in range(len(row_BK)):
+        num = 0
+        for place in range(row_BK.shape[1]):
+            if row_BK[user, place] != NO_ITEM:
+                score = score_BK[user, place]
+                key_K[num] = sort_key(_LAST if np.isnan(score) else score, row_BK[user, place])
+                num += 1
+        best = smallest(key_K[:num], k_B[user])
+        for place in range(len(best)):
+            slate[user, place], slate_score[user, place] = item_of(best[place]), score_of(best[place])

@@ -6,11 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before numpy, torch or dask is imported: one thread a test process, and the legacy dataframe that Merlin needs.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 os.environ["DASK_DATAFRAME__QUERY_PLANNING"] = "False"
+
+# No time is a test: a first call compiles its kernel.
+settings.register_profile("cascade", deadline=None)
+settings.load_profile("cascade")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -58,7 +58,7 @@ ROWS = {  # in the order of the request path
         lambda files: ScoreCandidates(files.ranker, files.items, files.item_vectors, files.sources, files.online),
         reads_candidates=True,
     ),
-    "OrderSlate": Row(lambda files: OrderSlate(files.items), reads_candidates=True),
+    "OrderSlate": Row(lambda files: OrderSlate(files.items, files.item_vectors, files.online), reads_candidates=True),
 }
 every_operator = pytest.mark.parametrize("name", ROWS)
 every_candidate_reader = pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.reads_candidates])
