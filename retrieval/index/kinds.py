@@ -188,10 +188,17 @@ class IvfPq:
         return self.space.vectors(view(self.raw))
 
     def subset(self, position: np.ndarray) -> IvfPq:
-        """With the centroids and codebooks of the whole, so that nothing is trained."""
+        """With the codebooks of the whole and the centroids that get an item, so that nothing is trained: empty cells
+        near the query would leave no room for others."""
         item_NW = np.ascontiguousarray(view(self.raw)[position])
-        codes = faiss.clone_index(self.codes)
-        codes.reset()
+        width = item_NW.shape[1]
+        nearest = np.unique(self.codes.quantizer.search(item_NW, 1)[1])
+        centroids = faiss.IndexFlatL2(width)
+        centroids.add(self.codes.quantizer.reconstruct_n(0, self.codes.nlist)[nearest])
+        codes = faiss.IndexIVFPQFastScan(centroids, width, len(nearest), width, 4, faiss.METRIC_L2)
+        codes.pq, codes.by_residual, codes.is_trained = self.codes.pq, self.codes.by_residual, True
+        codes.precompute_table()
+        codes.nprobe = min(self.codes.nprobe, len(nearest))
         codes.add(item_NW)
         index = faiss.IndexRefineFlat(codes, faiss.swig_ptr(item_NW))
         index.k_factor = self.index.k_factor
