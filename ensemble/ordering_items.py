@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ensemble.item_rules import mask_of
 from ensemble.ordering_config import OrderingConfig
 from features.errors import CascadeError
 from features.schema import FIRST_KNOWN
@@ -40,8 +41,6 @@ def boosts(
         age_days_I = np.expm1(items[_AGE].to_numpy().astype(np.float64) * (deviation or 1.0) + mean)
         boost_I += config.freshness_boost * 0.5 ** (np.maximum(age_days_I, 0) / config.freshness_half_life_days)
     if config.boosts:
-        from ensemble.item_rules import mask_of
-
         table = pq.read_table(attributes)
         for rule, added in config.boosts.items():
             boost_I += added * mask_of(rule, table)
