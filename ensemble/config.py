@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from ensemble.filter_config import FilterConfig
 from ensemble.json_log import JsonLogConfig
 from ensemble.ordering_config import OrderingConfig
 from ensemble.request_log_config import RequestLogConfig
@@ -43,6 +44,8 @@ class ServingConfig:
     """Earlier states of a rollout that stay staged, so that `rollback` can return to them."""
     candidate_timeout_seconds: Annotated[float, Field(gt=0)] = 1.0
     """Longest time in seconds for a release on trial; then the stable one answers."""
+    filters: FilterConfig = Field(default_factory=FilterConfig)
+    """What may be shown to anybody."""
     ordering: OrderingConfig = Field(default_factory=OrderingConfig)
     """Order of the slate."""
     security: SecurityConfig = Field(default_factory=SecurityConfig)

@@ -59,6 +59,7 @@ def run(
             schema=etl.file("schema.json"),
             online=etl.file("online.json"),
             items=etl.file("items.parquet"),
+            attributes=etl.file("raw/items.parquet"),
             query_encoder=retrieval.file("query_encoder.onnx"),
             item_vectors=retrieval.file("item_vectors.parquet"),
             sources=retrieval.file("sources/merge.json").parent,

@@ -14,6 +14,7 @@ from ensemble.operators.encode_query import EncodeQuery
 from ensemble.operators.fetch_user_features import FetchUserFeatures
 from ensemble.operators.fill_candidates import FillCandidates
 from ensemble.operators.forbid_items import ForbidItems
+from ensemble.operators.keep_allowed import KeepAllowed
 from ensemble.operators.merge_candidates import MergeCandidates
 from ensemble.operators.operator import RequestOperator
 from ensemble.operators.order_slate import OrderSlate
@@ -44,6 +45,7 @@ class GraphFiles:
     schema: Path
     online: Path
     items: Path
+    attributes: Path
     query_encoder: Path
     item_vectors: Path
     sources: Path
@@ -60,10 +62,13 @@ def request_graph(files: GraphFiles, num_candidates: int, drop_seen: bool) -> En
     """
     path = REQUEST_SCHEMA.column_names >> FetchUserFeatures(files.store, files.schema)
     path = path >> EncodeQuery(files.query_encoder)
-    path = path >> ForbidItems(files.items, drop_seen)
-    path = path >> RetrieveCandidates(files.index, files.query_encoder, files.sources, files.items, num_candidates)
+    path = path >> ForbidItems(files.items, files.attributes, drop_seen)
+    path = path >> RetrieveCandidates(
+        files.index, files.query_encoder, files.sources, files.items, files.attributes, num_candidates
+    )
     path = path >> MergeCandidates(files.sources)
-    path = path >> FillCandidates(files.items)
+    path = path >> KeepAllowed(files.items, files.attributes, files.item_vectors)
+    path = path >> FillCandidates(files.items, files.attributes)
     path = path >> ScoreCandidates(files.ranker, files.items, files.item_vectors, files.sources, files.online)
     path = path >> OrderSlate(files.items, files.item_vectors, files.online)
     return Ensemble(path, REQUEST_SCHEMA)

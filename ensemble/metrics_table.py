@@ -45,6 +45,9 @@ METRICS: dict[str, Metric] = {
         "counter", "Runs in which a candidate source failed and was done without, by its name.", ("source",)
     ),
     "cascade_removed_total": Metric("counter", "Items that a filter kept from users, by its name.", ("filter",)),
+    "cascade_stock_reads_total": Metric(
+        "counter", "Times that a changed stock table was read again: used, or refused.", ("outcome",)
+    ),
     "cascade_request_log_rows_total": Metric("counter", "Rows of the request log in whole files."),
     "cascade_request_log_dropped_rows_total": Metric(
         "counter", "Rows of the request log that were lost, by what was full or failed.", ("reason",)

@@ -15,13 +15,26 @@ _LAST = np.array(0xFFC00000, np.uint32).view(np.float32)[()]
 """The nan whose bits sort below -inf."""
 
 
+def keep_allowed(row_K: np.ndarray, allowed: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """One user's candidates cut down to the allowed items, and the other allowed items behind them up to the number
+    wanted.
+
+    Args:
+        row_K: item rows; NO_ITEM in empty slots.
+        allowed: item rows, best first.
+    Returns: the places of row_K that stay, in their order, and the item rows to put behind them.
+    """
+    order = np.flatnonzero((row_K != NO_ITEM) & np.isin(row_K, allowed))[:wanted]
+    return order, allowed[~np.isin(allowed, row_K[order])][: wanted - len(order)]
+
+
 def fill(row_BK: np.ndarray, wanted_B: np.ndarray, ranking_I: np.ndarray, forbidden_BS: np.ndarray) -> np.ndarray:
     """Append the best-ranked items that are neither forbidden nor there already to rows that are short.
 
     Args:
         row_BK: item rows; NO_ITEM behind the last of each user.
         wanted_B: number of items each user must have, as long as the catalogue has that many allowed ones.
-        ranking_I: all item rows, best first.
+        ranking_I: all item rows that may be shown to anybody, best first.
     Returns: row_BK, wider if a row needed it.
     """
     short = np.flatnonzero((row_BK != NO_ITEM).sum(1) < wanted_B)

@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 import pyarrow.parquet as pq
 
+from ensemble.item_filters import ATTRIBUTES, filters_of
 from ensemble.operators.fetch_user_features import FALLBACK
 from ensemble.operators.operator import Columns, RequestOperator
 from ensemble.serving_metrics import metrics
@@ -31,6 +32,7 @@ class RetrieveCandidates(RequestOperator):
         query_encoder: the retrieval stage's `query_encoder.onnx`, whose vectors the index must be made for.
         sources: the retrieval stage's `sources`.
         items: the etl stage's `items.parquet`.
+        attributes: the items' raw attributes.
         num_candidates: candidates wanted, or k if that is more.
     """
 
@@ -40,10 +42,11 @@ class RetrieveCandidates(RequestOperator):
         "wanted": (np.int64, ()),
     }
 
-    def __init__(self, index: Path, query_encoder: Path, sources: Path, items: Path, num_candidates: int) -> None:
-        super().__init__(
-            **{"index": index, "query_encoder.onnx": query_encoder, "sources": sources, "items.parquet": items}
-        )
+    def __init__(
+        self, index: Path, query_encoder: Path, sources: Path, items: Path, attributes: Path, num_candidates: int
+    ) -> None:
+        files = {"index": index, "query_encoder.onnx": query_encoder, "sources": sources, "items.parquet": items}
+        super().__init__(**files, **{ATTRIBUTES: attributes})
         self.num_candidates = num_candidates
 
     def run(self, columns: Columns) -> Columns:
@@ -71,6 +74,7 @@ class RetrieveCandidates(RequestOperator):
     def open(self, folder: Path) -> None:
         faiss.omp_set_num_threads(1)  # requests come side by side; threads that wait for each other cost milliseconds
         items = pq.read_table(folder / "items.parquet", columns=["item_id", "num_events"])
+        self.opened_filters = filters_of(folder, self.opened_config.filters)
         self.opened_rows = ItemRows(items["item_id"].to_numpy())
         self.opened_index = load(folder / "index", expected_model=file_sha256(folder / "query_encoder.onnx"))
         self.opened_stage = load_stage(folder / "sources", self.opened_index, items["num_events"].to_numpy())
@@ -83,4 +87,5 @@ class RetrieveCandidates(RequestOperator):
             self.opened_rows.of_ids(columns["history"][asked]),
             columns["forbidden_row"][asked],
             columns["query_vector"][asked],
+            self.opened_filters.state(int(columns["filter_state"][0])).allowed_I,
         )

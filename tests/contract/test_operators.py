@@ -24,6 +24,7 @@ from ensemble.operators.encode_query import EncodeQuery
 from ensemble.operators.fetch_user_features import FetchUserFeatures
 from ensemble.operators.fill_candidates import FillCandidates
 from ensemble.operators.forbid_items import ForbidItems
+from ensemble.operators.keep_allowed import KeepAllowed
 from ensemble.operators.merge_candidates import MergeCandidates
 from ensemble.operators.operator import RequestOperator
 from ensemble.operators.order_slate import OrderSlate
@@ -48,12 +49,17 @@ class Row:
 ROWS = {  # in the order of the request path
     "FetchUserFeatures": Row(lambda files: FetchUserFeatures(files.store, files.schema)),
     "EncodeQuery": Row(lambda files: EncodeQuery(files.query_encoder)),
-    "ForbidItems": Row(lambda files: ForbidItems(files.items, True)),
+    "ForbidItems": Row(lambda files: ForbidItems(files.items, files.attributes, True)),
     "RetrieveCandidates": Row(
-        lambda files: RetrieveCandidates(files.index, files.query_encoder, files.sources, files.items, NUM_CANDIDATES)
+        lambda files: RetrieveCandidates(
+            files.index, files.query_encoder, files.sources, files.items, files.attributes, NUM_CANDIDATES
+        )
     ),
     "MergeCandidates": Row(lambda files: MergeCandidates(files.sources)),
-    "FillCandidates": Row(lambda files: FillCandidates(files.items), reads_candidates=True),
+    "KeepAllowed": Row(
+        lambda files: KeepAllowed(files.items, files.attributes, files.item_vectors), reads_candidates=True
+    ),
+    "FillCandidates": Row(lambda files: FillCandidates(files.items, files.attributes), reads_candidates=True),
     "ScoreCandidates": Row(
         lambda files: ScoreCandidates(files.ranker, files.items, files.item_vectors, files.sources, files.online),
         reads_candidates=True,
@@ -94,6 +100,7 @@ def saved(small_run, tmp_path_factory) -> Path:
         schema=small_run / "etl/schema.json",
         online=small_run / "etl/online.json",
         items=small_run / "etl/items.parquet",
+        attributes=small_run / "etl/raw/items.parquet",
         query_encoder=small_run / "retrieval/query_encoder.onnx",
         item_vectors=small_run / "retrieval/item_vectors.parquet",
         sources=small_run / "retrieval/sources",
@@ -146,11 +153,13 @@ def request_columns(run: Path) -> dict[str, np.ndarray]:
     exclude = np.full((len(asked), len(items)), "", dtype=object)
     for place, ids in zip(exclude, excluded, strict=True):
         place[: len(ids)] = ids
+    allow = np.full((len(asked), 40), "", dtype=object)
+    allow[1, :3], allow[4, :40], allow[7, :2] = items[:3], items[:40], ["nothing", items[1]]
     return {
         "user": np.array(asked, dtype=object),
         "k": np.array(wanted),
         "exclude": exclude,
-        "allow": np.full((len(asked), 0), "", dtype=object),
+        "allow": allow,
         "timestamp": np.arange(len(asked)) * 40_000 + 1_713_000_000,
         "seed": np.arange(len(asked)),
         "temperature": np.full(len(asked), np.nan, dtype=np.float32),
@@ -256,7 +265,7 @@ def test_zero_one_and_too_few_candidates(placed, name, width):
 def test_empty_slots_are_never_served_nor_change_the_rest(placed, name):
     one = placed[name]
     columns = dict(one.columns)
-    num_before, num_behind = (0 if name == "FillCandidates" else 2), 2  # the merge leaves none before an item
+    num_before, num_behind = (0 if name in ("KeepAllowed", "FillCandidates") else 2), 2  # the merge leaves none
     for column in OF_CANDIDATES:
         if column in columns:
             values = columns[column]
@@ -286,7 +295,9 @@ def test_what_is_forbidden_is_what_was_seen_and_what_is_excluded(placed, small_r
 
 def test_where_items_may_come_back_only_the_excluded_are_forbidden(placed, saved):
     one = placed["ForbidItems"]
-    lenient = ForbidItems(saved / "ForbidItems.files/items.parquet", drop_seen=False)
+    lenient = ForbidItems(
+        saved / "ForbidItems.files/items.parquet", saved / "ForbidItems.files/item_attributes.parquet", drop_seen=False
+    )
     lenient.load_artifacts(str(saved / "ForbidItems.files"))
     every = one.operator.run(one.columns)["forbidden_row"]
     excluded = lenient.run(one.columns)["forbidden_row"]
@@ -346,7 +357,7 @@ def test_everybody_has_k_candidates_while_so_many_are_allowed(placed, small_run)
         answer = one.operator.run(columns)
         for user, row in enumerate(answer["candidate_row"]):
             allowed = num_items - len(items_in(columns["forbidden_row"][user]))
-            wanted = columns["wanted" if columns["source"][user] >= 2 else "k"][user]
+            wanted = columns["wanted" if columns["source"][user] >= 2 else "k"][user] * ~columns["is_restricted"][user]
             had = items_in(columns["candidate_row"][user])
             assert len(items_in(row)) == max(len(had), min(wanted, allowed)) and had <= items_in(row)
             added = ~np.isin(row, sorted(had))

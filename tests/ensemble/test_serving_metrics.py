@@ -1,6 +1,7 @@
 """What the serving process counts, and what of it reaches Triton's metrics endpoint."""
 
 import ast
+import os
 import re
 import threading
 import time
@@ -56,7 +57,9 @@ class FakeTriton:
         self.MetricFamily = MetricFamily
 
     def value(self, name, **labels):
-        return self.values[(name, *sorted((labels | {"model": "cascade", "version": "7"}).items()))]
+        return self.values[
+            (name, *sorted((labels | {"model": "cascade", "version": "7", "process": str(os.getpid())}).items()))
+        ]
 
 
 def told(series):

@@ -1,0 +1,99 @@
+"""What may be shown to anybody at a moment: the rules and the stock as one mask over the items.
+
+The operators of a pipeline share one ItemFilters, and name the state that a request began with by its number, so that
+all of them see the same one while the stock changes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ensemble.filter_config import FilterConfig
+from ensemble.item_rules import RuleError, mask_of
+from ensemble.stock import StockWatch, read_stock
+
+# I items
+ATTRIBUTES = "item_attributes.parquet"
+"""The items' raw attributes, row i = item row i, in the exported folder."""
+_NUM_KEPT = 16
+"""States kept for requests that began with them: far more than come within the time of a request."""
+
+
+@dataclass(frozen=True, eq=False)
+class FilterState:
+    """What held at a moment; never changes."""
+
+    number: int
+    allowed_I: np.ndarray | None
+    """bool; None for everything. The same array as long as nothing changes: searches keep what they derive from it."""
+    num_against_rules: int
+    """Items that a rule keeps from everybody."""
+    num_out_of_stock: int
+
+
+class ItemFilters:
+    """Args:
+        attributes: the items' raw attributes.
+
+    Raises: RuleError naming the rule; StockError.
+    """
+
+    def __init__(self, config: FilterConfig, attributes: pa.Table) -> None:
+        self._states: OrderedDict[int, FilterState] = OrderedDict()
+        self._changing = threading.Lock()
+        self._by_rules_I: np.ndarray | None = None
+        for name, rule in config.rules.items():
+            try:
+                mask_I = mask_of(rule, attributes)
+            except RuleError as error:
+                raise RuleError(f"serving.filters.rules.{name}: {error}") from error
+            self._by_rules_I = mask_I if self._by_rules_I is None else self._by_rules_I & mask_I
+        self._set(None)
+        if config.stock.file:
+            ids = attributes["item_id"].to_pylist()
+            row_of_id = {str(item_id): row for row, item_id in enumerate(ids)}
+            self._watch = StockWatch(
+                config.stock, lambda: read_stock(config.stock, row_of_id, len(row_of_id)), self._set
+            )
+
+    @property
+    def now(self) -> FilterState:
+        """What holds now."""
+        return next(reversed(self._states.values()))
+
+    def state(self, number: int) -> FilterState:
+        """The state of that number, or what holds now if it is long gone."""
+        return self._states.get(number) or self.now
+
+    def _set(self, by_stock_I: np.ndarray | None) -> None:
+        with self._changing:
+            masks = [mask_I for mask_I in (self._by_rules_I, by_stock_I) if mask_I is not None]
+            allowed_I = np.logical_and.reduce(masks) if masks else None
+            number = self.now.number + 1 if self._states else 0
+            num_against_rules, num_out_of_stock = (
+                0 if mask_I is None else int((~mask_I).sum()) for mask_I in (self._by_rules_I, by_stock_I)
+            )
+            states = OrderedDict(list(self._states.items())[1 - _NUM_KEPT :])
+            states[number] = FilterState(number, allowed_I, num_against_rules, num_out_of_stock)
+            self._states = states
+
+
+_OPENED: dict[tuple[Path, str], ItemFilters] = {}
+
+
+def filters_of(folder: Path, config: FilterConfig) -> ItemFilters:
+    """The filters of an exported folder: one for all operators of a pipeline.
+
+    Raises: RuleError; StockError.
+    """
+    key = folder.resolve(), repr(config)
+    if key not in _OPENED:
+        _OPENED[key] = ItemFilters(config, pq.read_table(folder / ATTRIBUTES))
+    return _OPENED[key]
