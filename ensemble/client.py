@@ -1,7 +1,8 @@
 """Calls a Cascade server and speaks in Requests and Replies, over gRPC or HTTP.
 
-Errors: RequestError (what was sent cannot be served), ServerUnavailable (no server, or no answer in time),
-ServerFailure (the server got the request and failed). Each says the address and what to do.
+Errors: RequestError (what was sent cannot be served), ServerUnavailable (no server, or no answer in time; below it
+ModelUnavailable: a server without the model), ServerFailure (the server got the request and failed). Each says the
+address and what to do.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ensemble.triton_config import (
     EVENT_INPUTS,
     EVENT_OUTPUT,
     EVENTS_MODEL,
+    FALLBACK_MODEL_NAME,
     INPUTS,
     MODEL_NAME,
     SLATE_OUTPUTS,
@@ -35,11 +37,17 @@ _WIRE_TYPES = {"TYPE_STRING": "BYTES", "TYPE_INT32": "INT32", "TYPE_INT64": "INT
 # gRPC's names and HTTP's numbers
 _BAD_REQUEST = ("StatusCode.INVALID_ARGUMENT", "400")
 _NO_ANSWER_IN_TIME = ("StatusCode.DEADLINE_EXCEEDED", "499", "504")
+_NO_MODEL = ("unknown model", "is not ready", "no available versions")
+"""Triton's words for a model that is not there, whatever the status."""
 _UNAVAILABLE = ("StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND", "StatusCode.UNIMPLEMENTED", "404", "503")
 
 
 class ServerUnavailable(CascadeError, ConnectionError):  # noqa: N818  (a state, as in HTTP 503)
     """Nobody answers at the address, or not in time, or the server is not ready."""
+
+
+class ModelUnavailable(ServerUnavailable):
+    """The server answers, and has no such model or it is not ready."""
 
 
 class ServerFailure(CascadeError, RuntimeError):  # noqa: N818
@@ -54,6 +62,8 @@ class RecommendClient:
         protocol: grpc (faster) or http.
         timeout_seconds: longest time in seconds for one call.
         tls: speak TLS; gRPC only.
+        with_fallback: ask the server's model `cascade_fallback` where `cascade` fails or is not there; the reply's
+            source says `cached` or `degraded`.
     """
 
     def __init__(
@@ -62,6 +72,7 @@ class RecommendClient:
         protocol: Literal["grpc", "http"] = "grpc",
         timeout_seconds: float = 5.0,
         tls: ClientTls | None = None,
+        with_fallback: bool = True,
     ) -> None:
         if protocol not in ("grpc", "http"):
             raise ValueError(f"protocol must be grpc or http, got {protocol!r}")
@@ -72,6 +83,9 @@ class RecommendClient:
         self.url = url
         self.protocol = protocol
         self.timeout_seconds = timeout_seconds
+        self.with_fallback = with_fallback
+        self.num_fallbacks = 0
+        """Calls that `cascade_fallback` has answered."""
         if protocol == "grpc":
             import tritonclient.grpc as triton
 
@@ -119,19 +133,17 @@ class RecommendClient:
         request = Request.of(
             user_ids, k, exclude, timestamp, allow=allow, with_candidates=with_candidates, **parameters
         )
-        names = [*SLATE_OUTPUTS, *(CANDIDATE_OUTPUTS if with_candidates else ())]
         try:
-            result = self._client.infer(
-                MODEL_NAME,
-                [self._input(name, values) for name, values in _tensors(request).items()],
-                outputs=[self._triton.InferRequestedOutput(name) for name in names],
-                request_id=request_id,
-                parameters={name: str(value) for name, value in parameters.items()} or None,
-                **self._call_arguments,
-            )
-        except Exception as error:  # the protocols' own errors have no common type
-            self._raise(error)
-        return _reply({name: result.as_numpy(name) for name in names})
+            return self._asked(MODEL_NAME, request, request_id, parameters)
+        except (ServerFailure, ModelUnavailable) as error:
+            if not self.with_fallback:
+                raise
+            try:
+                reply = self._asked(FALLBACK_MODEL_NAME, request, request_id, parameters)
+            except (ServerFailure, ServerUnavailable):  # what happened first says more
+                raise error from error.__cause__
+            self.num_fallbacks += 1
+            return reply
 
     def recommend_all(
         self,
@@ -164,6 +176,22 @@ class RecommendClient:
                 allow=_rows_of(allow, rows),
                 **parameters,
             )
+
+    def _asked(self, model: str, request: Request, request_id: str, parameters: dict[str, Any]) -> Reply:
+        """One model's reply. Raises: as `recommend`."""
+        names = [*SLATE_OUTPUTS, *(CANDIDATE_OUTPUTS if request.with_candidates else ())]
+        try:
+            result = self._client.infer(
+                model,
+                [self._input(name, values) for name, values in _tensors(request).items()],
+                outputs=[self._triton.InferRequestedOutput(name) for name in names],
+                request_id=request_id,
+                parameters={name: str(value) for name, value in parameters.items()} or None,
+                **self._call_arguments,
+            )
+        except Exception as error:  # the protocols' own errors have no common type
+            self._raise(error)
+        return _reply({name: result.as_numpy(name) for name in names})
 
     def push_events(
         self,
@@ -213,13 +241,17 @@ class RecommendClient:
         """Turn what either protocol raises into this module's errors."""
         where = f"{self.protocol} {self.url}"
         message, status = _message_and_status(error)
-        if status in _BAD_REQUEST:
+        if status in _BAD_REQUEST and not any(words in message for words in _NO_MODEL):
             advice = "; recommend_all splits longer lists" if "batch-size must be" in message else ""
             raise RequestError(f"{where} refused the request: {message}{advice}") from error
         if status in _NO_ANSWER_IN_TIME or isinstance(error, TimeoutError):
             raise ServerUnavailable(
                 f"{where} gave no answer within {self.timeout_seconds:g} s; raise timeout_seconds, or look at the "
                 "server's load and log"
+            ) from error
+        if any(words in message for words in _NO_MODEL):
+            raise ModelUnavailable(
+                f"{where} has no model that is ready ({message}); wait until it is loaded, or read the server's log"
             ) from error
         if status in _UNAVAILABLE or isinstance(error, OSError):
             raise ServerUnavailable(

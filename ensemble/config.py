@@ -7,6 +7,8 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from ensemble.cache_config import CacheConfig
+from ensemble.deadline import DeadlineConfig
 from ensemble.filter_config import FilterConfig
 from ensemble.json_log import JsonLogConfig
 from ensemble.ordering_config import OrderingConfig
@@ -54,3 +56,7 @@ class ServingConfig:
     """Live events: a user's new interactions reach the next slate."""
     request_log: RequestLogConfig = Field(default_factory=RequestLogConfig)
     """The sample of requests that is kept."""
+    deadlines: DeadlineConfig = Field(default_factory=DeadlineConfig)
+    """How long a reply and its parts may take."""
+    cache: CacheConfig = Field(default_factory=CacheConfig)
+    """What stands in for parts that are down."""

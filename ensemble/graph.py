@@ -18,6 +18,7 @@ from ensemble.operators.keep_allowed import KeepAllowed
 from ensemble.operators.merge_candidates import MergeCandidates
 from ensemble.operators.operator import RequestOperator
 from ensemble.operators.order_slate import OrderSlate
+from ensemble.operators.recall_slates import RecallSlates
 from ensemble.operators.retrieve_candidates import RetrieveCandidates
 from ensemble.operators.score_candidates import ScoreCandidates
 
@@ -67,6 +68,7 @@ def request_graph(files: GraphFiles, num_candidates: int, drop_seen: bool) -> En
         files.index, files.query_encoder, files.sources, files.items, files.attributes, num_candidates
     )
     path = path >> MergeCandidates(files.sources)
+    path = path >> RecallSlates(files.items, files.attributes)
     path = path >> KeepAllowed(files.items, files.attributes, files.item_vectors)
     path = path >> FillCandidates(files.items, files.attributes)
     path = path >> ScoreCandidates(files.ranker, files.items, files.item_vectors, files.sources, files.online)

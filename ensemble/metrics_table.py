@@ -29,7 +29,9 @@ _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.
 _NUMBERS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
 METRICS: dict[str, Metric] = {
-    "cascade_requests_total": Metric("counter", "Requests by what came of them: ok, refused or failed.", ("outcome",)),
+    "cascade_requests_total": Metric(
+        "counter", "Requests by what came of them: ok, refused, failed or rescued.", ("outcome",)
+    ),
     "cascade_errors_total": Metric(
         "counter", "Requests answered with an error, by its type and the stage that raised it.", ("kind", "stage")
     ),
@@ -58,6 +60,14 @@ METRICS: dict[str, Metric] = {
         ("status",),
     ),
     "cascade_event_stores_behind": Metric("gauge", "Versions whose online stores lack accepted events."),
+    "cascade_part_troubles_total": Metric(
+        "counter",
+        "Runs that did without a part of the path: it failed, was slow, was skipped or counts as gone.",
+        ("part", "trouble"),
+    ),
+    "cascade_recalled_users_total": Metric(
+        "counter", "Users served with what was known of them a short while ago, since the store could not be read."
+    ),
     "cascade_log_lines_dropped_total": Metric("counter", "Lines of the JSON log that the disk did not take."),
     "cascade_metric_series_refused_total": Metric(
         "counter", "Values counted under `other`, because a metric had too many label values.", ("metric",)

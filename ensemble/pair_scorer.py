@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ensemble.operators.fetch_user_features import DEGRADED, SOURCE_NAMES
+from ensemble.operators.fetch_user_features import DEGRADED, SOURCE_NAMES, UNRANKED
 from ensemble.operators.fill_candidates import FillCandidates
 from ensemble.operators.merge_candidates import MergeCandidates
 from ensemble.operators.operator import Columns, RequestOperator
@@ -56,7 +56,7 @@ class PairScorer:
             timestamp_B: Unix seconds of the moments; None for the time the features were made.
         Returns: [B, K] float32, -inf where there is no item; and [B] where it comes from, as in a reply: users of
             whom nothing is known ("fallback") get the items' popularity as score, as a request of theirs would.
-        Raises: PartDownError if the online store cannot be read, or a candidate source fails.
+        Raises: PartDownError if the online store cannot be read, or a candidate source or the ranker fails.
         """
         num_users = len(user_ids)
         columns: Columns = {
@@ -64,6 +64,7 @@ class PairScorer:
             "k": np.ones(num_users, np.int64),
             "exclude": np.full((num_users, 0), "", dtype=object),
             "timestamp": np.full(num_users, self._as_of) if timestamp_B is None else timestamp_B,
+            "deadline": np.full(num_users, np.inf),
             "with_candidates": np.zeros(num_users, bool),
         }
         for operator in self._before:
@@ -77,7 +78,10 @@ class PairScorer:
         # All of them: whether a request would have kept the item among its best does not change what is said of it.
         merged = self._merge(proposed_BSQ, proposed_BSQ.shape[1] * proposed_BSQ.shape[2])
         columns |= _said_of(merged, item_row_BK) | {"candidate_row": item_row_BK}
-        return self._score.run(columns)["score"], SOURCE_NAMES[columns["source"]]
+        scored = self._score.run(columns)
+        if (scored["source"] == UNRANKED).any():
+            raise PartDownError("the ranker failed (the log above says why); there are no scores; run `export` again")
+        return scored["score"], SOURCE_NAMES[columns["source"]]
 
 
 def _said_of(merged: Merged, item_row_BK: np.ndarray) -> Columns:

@@ -12,8 +12,10 @@ from merlin.systems.dag import Ensemble
 from ensemble.chain_executor import run_chain
 from ensemble.config import ServingConfig
 from ensemble.graph import operators_of
+from ensemble.last_resort import LastResort
 from ensemble.operators.fetch_user_features import FetchUserFeatures
 from ensemble.operators.operator import Columns, RequestOperator
+from ensemble.operators.recall_slates import RecallSlates
 from ensemble.operators.retrieve_candidates import RetrieveCandidates
 from ensemble.request import FEATURE_TIME, Reply, Request
 from ensemble.trace import Trace
@@ -34,6 +36,10 @@ class Pipeline:
     def __init__(self, ensemble: Ensemble, as_of: int) -> None:
         self.operators: list[RequestOperator] = operators_of(ensemble)
         """The operators of the request path, first to last."""
+        recalling = next(one for one in self.operators if isinstance(one, RecallSlates))
+        self._remember = recalling.remember
+        self.last_resort = LastResort(recalling.opened_items, recalling.opened_filters, recalling.opened_slates)
+        """Answers a request whose run failed."""
         self.as_of = as_of
 
     @classmethod
@@ -96,6 +102,7 @@ class Pipeline:
         """Every column that the operators made on the way to the reply, [B, ...]; `trace` gets them too."""
         trace = trace or Trace()
         trace.columns = run_chain(self.operators, columns_of(request, self.as_of), trace)
+        self._remember(trace.columns)
         return trace.columns
 
 

@@ -30,9 +30,7 @@ def count_run(reply: Reply, trace: Trace, seconds: float, num_requests: int, sou
     metrics.count("cascade_requests_total", num_requests, outcome="ok")
     for stage, taken in trace.stage_seconds.items():
         metrics.observe("cascade_stage_seconds", taken, stage=stage)
-    sources = reply.source.tolist()
-    for source in set(sources):
-        metrics.count("cascade_users_total", sources.count(source), source=source)
+    _count_users(reply)
     if (proposed_BSQ := trace.columns.get("proposed_row")) is not None:
         for name, number in zip(source_names, (proposed_BSQ != NO_ITEM).sum((0, 2)).tolist(), strict=True):
             metrics.count("cascade_proposed_items_total", number, source=name)
@@ -41,17 +39,26 @@ def count_run(reply: Reply, trace: Trace, seconds: float, num_requests: int, sou
             metrics.count("cascade_removed_total", int(num_removed(removed).sum()), filter=name.removeprefix(REMOVED))
 
 
-def count_error(error: Exception, stage: str) -> None:
-    """Count a request that got an error.
+def count_error(error: Exception, stage: str, answer: Reply | Exception | None) -> None:
+    """Count a request whose run ended in an error.
 
     Args:
         stage: where it was raised.
+        answer: what the caller gets all the same, or the error.
     """
-    refused = isinstance(error, RequestError)
-    metrics.count("cascade_requests_total", 1, outcome="refused" if refused else "failed")
+    rescued, refused = isinstance(answer, Reply), isinstance(error, RequestError)
+    metrics.count("cascade_requests_total", 1, outcome="rescued" if rescued else "refused" if refused else "failed")
+    if isinstance(answer, Reply):
+        _count_users(answer)
     metrics.count("cascade_errors_total", 1, kind=type(error).__name__, stage=stage)
 
 
 def num_removed(removed: np.ndarray) -> np.ndarray:
     """[B] items that a filter removed, from its column."""
     return removed if removed.ndim == 1 else (removed != NO_ITEM).sum(1)
+
+
+def _count_users(reply: Reply) -> None:
+    sources = reply.source.tolist()
+    for source in set(sources):
+        metrics.count("cascade_users_total", sources.count(source), source=source)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ensemble.config import ServingConfig
 from ensemble.events_repository import build_events_model
-from ensemble.triton_config import EVENTS_MODEL
+from ensemble.fallback_repository import build_fallback
+from ensemble.triton_config import EVENTS_MODEL, FALLBACK_MODEL_NAME
 
 
 @dataclass(frozen=True)
@@ -26,5 +27,6 @@ class ServedModel:
 
 SERVED_MODELS: tuple[ServedModel, ...] = (
     ServedModel(EVENTS_MODEL, build_events_model, lambda config: config.events.enabled),
+    ServedModel(FALLBACK_MODEL_NAME, build_fallback),
 )
 """In the order in which Triton is told to load them."""

@@ -12,6 +12,7 @@ import os
 import py_compile
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class ServedRepository:
     def __init__(self, serve_folder: Path, config: ServingConfig) -> None:
         self.serve_folder = serve_folder
         self.folder = serve_folder / MODELS
-        self.config = config
+        self.config = replace(config, cache=config.cache.in_folder(serve_folder))
         (self.folder / MODEL_NAME).mkdir(parents=True, exist_ok=True)
 
     @classmethod

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 MODEL_NAME = "cascade"
+FALLBACK_MODEL_NAME = "cascade_fallback"
+"""Answers the same from slates made earlier and from popularity, when the other cannot."""
 
 INPUTS = {
     "user_id": "TYPE_STRING",

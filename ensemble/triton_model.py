@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from ensemble.config import ServingConfig
 from ensemble.json_log import JsonLog, log_lines_of
+from ensemble.last_resort import LastResort
 from ensemble.metrics_publisher import MetricsPublisher
 from ensemble.parameters import checked_parameters
 from ensemble.request import DEFAULT_K, Reply, Request, RequestError, join
@@ -40,6 +41,11 @@ class Recommender(Protocol):
     @property
     def source_names(self) -> list[str]:
         """The candidate sources, in the order of the trace's column `proposed_row`."""
+        ...
+
+    @property
+    def last_resort(self) -> LastResort | None:
+        """What answers a request that failed; None for an error instead."""
         ...
 
     @property
@@ -93,10 +99,8 @@ class TritonPythonModel:
         Args:
             args: Triton's; model_repository (the model's folder), model_version, model_config and names are read.
         """
-        import dask
         import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]  (Triton brings it)
 
-        dask.config.set({"dataframe.query-planning": False})  # Merlin needs the legacy dataframe: before its import
         self.pb_utils = pb_utils
         model_config = json.loads(args["model_config"])
         self.max_batch_size: int = model_config["max_batch_size"]
@@ -117,6 +121,9 @@ class TritonPythonModel:
 
     def load_pipeline(self, version_dir: Path) -> Recommender:
         """The pipeline whose artifacts lie in version_dir."""
+        import dask
+
+        dask.config.set({"dataframe.query-planning": False})  # Merlin needs the legacy dataframe: before its import
         from ensemble.pipeline import Pipeline
 
         return Pipeline.load(version_dir, self.config)
@@ -154,7 +161,7 @@ class TritonPythonModel:
             call.request = self._request(call)
         except RequestError as error:
             call.answer = error
-            count_error(error, "parse")
+            count_error(error, "parse", call.answer)
         return call
 
     def _request(self, call: Call) -> Request:
@@ -166,13 +173,14 @@ class TritonPythonModel:
         tensors = {tensor.name(): tensor.as_numpy() for tensor in call.triton.inputs()}
         parameters = json.loads(call.triton.parameters() or "{}")
         call.arm = str(parameters.pop(ARM, ""))
+        default_ms = self.config.deadlines.default_ms or None
         return Request.of(
             tensors["user_id"],
             tensors.get("k", DEFAULT_K),
             tensors.get("exclude"),
             tensors.get("timestamp"),
             allow=tensors.get("allow"),
-            **checked_parameters(parameters),
+            **({"timeout_ms": default_ms} | checked_parameters(parameters)),
             with_candidates=not set(CANDIDATE_OUTPUTS).isdisjoint(call.triton.requested_output_names()),
             max_batch_size=self.max_batch_size,
         )
@@ -217,11 +225,13 @@ class TritonPythonModel:
             for call in calls:
                 self._answer([call])
             return
+        calls[0].answer = error
         if not isinstance(error, RequestError):
             users = joined.user_id[:5].tolist()
             _log.error("request %s: the pipeline failed for users %s", calls[0].id, users, exc_info=error)
-        count_error(error, trace.stage)
-        calls[0].answer = error
+            if self.pipeline.last_resort is not None:
+                calls[0].answer = self.pipeline.last_resort.recommend(joined)
+        count_error(error, trace.stage, calls[0].answer)
 
     def _respond(self, call: Call) -> Any:
         """The reply as tensors; a mistake of the caller as INVALID_ARG, a failure of ours as INTERNAL."""

@@ -149,6 +149,22 @@ def command_line() -> argparse.ArgumentParser:
     added.add_argument("--json", action="store_true", help="as one JSON object")
 
     added = command(
+        "cache",
+        "build: make every user's slate, for when a part of the request path is down or for serving without it",
+        overrides=True,
+        module="cache_commands",
+    )
+    added.add_argument("action_", metavar="ACTION", choices=("build",), help="build")
+    run_folder(added)
+    added.add_argument("--k", type=int, default=100, help="items of a slate, at most 1000 (default: 100)")
+    added.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="processes, each of which starts its own copy of the pipeline: for very many users (default: 1)",
+    )
+
+    added = command(
         "recommend",
         "ask for slates: a server, or in process the same graph with --local; or write those of many users to a file",
     )

@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from ensemble.config import ServingConfig
     from ensemble.pipeline import Pipeline
-    from ensemble.request import Reply, Request
+    from ensemble.request import Request
+
+T = TypeVar("T")
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _loaded: dict[str, Pipeline] = {}
 
 
-def load(version_folder: Path) -> None:
+def load(version_folder: Path, config: ServingConfig | None = None) -> None:
     """Before the first request. Heavy imports wait for it.
 
     Their warnings are for those who change Cascade; and each process gets one thread, because threads of several
@@ -27,8 +31,9 @@ def load(version_folder: Path) -> None:
     logging.captureWarnings(True)
     from ensemble.pipeline import Pipeline
 
-    _loaded["pipeline"] = Pipeline.load(version_folder)
+    _loaded["pipeline"] = Pipeline.load(version_folder, config)
 
 
-def recommend(request: Request) -> Reply:
-    return _loaded["pipeline"].recommend(request)
+def answer(of: Callable[[Pipeline, Request], T], request: Request) -> T:
+    """What a function makes of this process's pipeline and a request."""
+    return of(_loaded["pipeline"], request)

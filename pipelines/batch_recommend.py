@@ -11,16 +11,18 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from ensemble.config import ServingConfig
 from ensemble.pipeline import Pipeline
 from ensemble.request import Reply, Request, RequestError
 from features.errors import CascadeError
@@ -28,6 +30,7 @@ from pipelines import answering_process
 from pipelines.replaced_file import replaced
 from pipelines.user_list import UserList
 
+T = TypeVar("T")
 USERS_PER_CALL = 128
 """Measured: fewer cost a call's overhead more often, many more fall out of the processor's caches."""
 ROWS_PER_GROUP = 131_072
@@ -43,6 +46,7 @@ SCHEMA = pa.schema(
 """A row a recommended item, a user's items together and best first; rank 1 is the best."""
 
 _IN_FLIGHT_PER_PROCESS = 2
+_WITHOUT_A_PART = frozenset({"unranked", "cached", "degraded"})
 
 
 class BatchError(CascadeError):
@@ -56,9 +60,11 @@ class Ask:
     k: int
     exclude: Sequence[str] = ()
     timestamp: int | None = None
+    temperature: float | None = None
 
     def request(self, users: Sequence[str]) -> Request:
-        return Request.of(users, self.k, [self.exclude] * len(users), self.timestamp)
+        exclude = [self.exclude] * len(users)
+        return Request.of(users, self.k, exclude, self.timestamp, temperature=self.temperature)
 
 
 @dataclass
@@ -101,7 +107,7 @@ def write_slates(
         about: what the file's metadata says under the key "cascade", as JSON.
         num_processes: processes that answer, each with a whole pipeline in memory; the file is the same.
     Raises: RequestError if k, the timestamp or an id cannot be served; TargetError; BatchError if the online store
-        cannot be read.
+        cannot be read or the ranker fails.
     """
     ask.request(["checks what is the same for all"])
     described = SCHEMA.with_metadata({"cascade": json.dumps(about | {"k": ask.k})})
@@ -112,12 +118,8 @@ def write_slates(
         tqdm(desc="recommend", total=len(users), unit=" users", disable=None, leave=False) as progress,
     ):
         waiting: list[pa.RecordBatch] = []
-        for batch, reply in _answers(version_folder, _requests(users, ask), num_processes):
-            if "degraded" in reply.source:
-                raise BatchError(
-                    f"the online store of {version_folder} could not be read after {written.num_users} users (see "
-                    "above); nothing was written: what would stand there is popular items for everybody"
-                )
+        for batch, reply in answers(version_folder, requests(users, ask), num_processes, recommended):
+            check_whole(reply.source, version_folder, written.num_users)
             rows, num_items_B = slate_rows(batch, reply)
             written.add(reply, num_items_B, ask.k)
             waiting.append(rows)
@@ -145,7 +147,26 @@ def slate_rows(user_ids: Sequence[str] | np.ndarray, reply: Reply) -> tuple[pa.R
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA), num_items_B
 
 
-def _requests(users: UserList, ask: Ask) -> Iterator[tuple[list[str], Request]]:
+def recommended(pipeline: Pipeline, request: Request) -> Reply:
+    """The reply, for `answers`."""
+    return pipeline.recommend(request)
+
+
+def check_whole(source_B: np.ndarray, version_folder: Path, num_users: int) -> None:
+    """Raises: BatchError if a part was down.
+
+    Args:
+        num_users: users answered before.
+    """
+    if not _WITHOUT_A_PART.isdisjoint(source_B):
+        raise BatchError(
+            f"the online store of {version_folder} could not be read, or another part failed, after {num_users} users "
+            "(see above); nothing was written: what would stand there is what is left when a part is down"
+        )
+
+
+def requests(users: UserList, ask: Ask) -> Iterator[tuple[list[str], Request]]:
+    """Batches of users and what is asked for them. Raises: RequestError naming the file."""
     begin = 0
     for batch in users.batches(USERS_PER_CALL):
         try:
@@ -155,21 +176,30 @@ def _requests(users: UserList, ask: Ask) -> Iterator[tuple[list[str], Request]]:
         begin += len(batch)
 
 
-def _answers(
-    version_folder: Path, asked: Iterable[tuple[list[str], Request]], num_processes: int
-) -> Iterator[tuple[list[str], Reply]]:
-    """Users and their replies, in the order of the requests."""
+def answers(
+    version_folder: Path,
+    asked: Iterable[tuple[list[str], Request]],
+    num_processes: int,
+    of: Callable[[Pipeline, Request], T],
+    config: ServingConfig | None = None,
+) -> Iterator[tuple[list[str], T]]:
+    """Users and what `of` makes of them, in the order of the requests.
+
+    Args:
+        of: a function of a module, which other processes can import.
+        config: what the pipeline is told when it opens; the defaults if None.
+    """
     if num_processes == 1:
-        pipeline = Pipeline.load(version_folder)
+        pipeline = Pipeline.load(version_folder, config)
         for batch, request in asked:
-            yield batch, pipeline.recommend(request)
+            yield batch, of(pipeline, request)
         return
     spawned = multiprocessing.get_context("spawn")  # a fork would take the threads' locks with it
-    with ProcessPoolExecutor(num_processes, spawned, answering_process.load, (version_folder,)) as pool:
+    with ProcessPoolExecutor(num_processes, spawned, answering_process.load, (version_folder, config)) as pool:
         try:
-            in_flight: deque[tuple[list[str], Future[Reply]]] = deque()
+            in_flight: deque[tuple[list[str], Future[T]]] = deque()
             for batch, request in asked:
-                in_flight.append((batch, pool.submit(answering_process.recommend, request)))
+                in_flight.append((batch, pool.submit(answering_process.answer, of, request)))
                 if len(in_flight) >= num_processes * _IN_FLIGHT_PER_PROCESS:
                     yield _finished(in_flight)
             while in_flight:
@@ -178,6 +208,6 @@ def _answers(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _finished(in_flight: deque[tuple[list[str], Future[Reply]]]) -> tuple[list[str], Reply]:
-    batch, reply = in_flight.popleft()
-    return batch, reply.result()
+def _finished(in_flight: deque[tuple[list[str], Future[T]]]) -> tuple[list[str], T]:
+    batch, answer = in_flight.popleft()
+    return batch, answer.result()

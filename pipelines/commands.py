@@ -253,7 +253,7 @@ def evaluate(options: Namespace) -> None:
 
         measure_candidates(out, config)
         return
-    with served(out, config) as url, RecommendClient(url, timeout_seconds=60) as client:
+    with served(out, config) as url, RecommendClient(url, timeout_seconds=60, with_fallback=False) as client:
         measure(client, config, out)
 
 

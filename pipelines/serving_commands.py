@@ -10,6 +10,7 @@ from pipelines.commands import ADDRESSES, remember, remember_served, run_folder,
 
 def serve(options: Namespace) -> None:
     """Serve until SIGINT or SIGTERM."""
+    from ensemble.fallback_repository import cached_repository
     from ensemble.json_log import JsonLog
     from ensemble.rollout import prepared_repository
     from ensemble.server import TritonServer, serve_forever
@@ -29,8 +30,11 @@ def serve(options: Namespace) -> None:
     begun: list[TritonServer] = []
     try:
         with JsonLog(config.serving.json_log, out / "serve", process="serve"):
-            repository = prepared_repository(out, out / "serve", config.serving)
-            serve_forever(repository.folder, out / "serve", config.serving, remember_addresses)
+            if config.serving.cache.mode == "only":
+                repository = cached_repository(out, out / "serve", config.serving)
+            else:
+                repository = prepared_repository(out, out / "serve", config.serving).folder
+            serve_forever(repository, out / "serve", config.serving, remember_addresses)
     finally:
         if begun:  # another server's addresses stay
             addresses.unlink(missing_ok=True)

@@ -8,8 +8,10 @@ import faiss
 import numpy as np
 import pyarrow.parquet as pq
 
+from ensemble.deadline import seconds_left
+from ensemble.guard import StageError, guard_of
 from ensemble.item_filters import ATTRIBUTES, filters_of
-from ensemble.operators.fetch_user_features import FALLBACK
+from ensemble.operators.fetch_user_features import DEGRADED, FALLBACK
 from ensemble.operators.operator import Columns, RequestOperator
 from ensemble.serving_metrics import metrics
 from ensemble.user_threads import each_part
@@ -25,7 +27,8 @@ NO_ITEM = -1
 
 class RetrieveCandidates(RequestOperator):
     """Asks every source, leaving the forbidden items out of the search. Nobody proposes to users of whom nothing is
-    known. A source that fails proposes nothing and is counted.
+    known. A source that fails proposes nothing and is counted. If all of them together are too slow,
+    nobody proposes, and the users are `degraded`.
 
     Args:
         index: the index stage's folder.
@@ -40,6 +43,7 @@ class RetrieveCandidates(RequestOperator):
         "proposed_row": (np.int64, (None, None)),
         "num_failed_sources": (np.int64, ()),
         "wanted": (np.int64, ()),
+        "source": (np.int64, ()),
     }
 
     def __init__(
@@ -51,6 +55,25 @@ class RetrieveCandidates(RequestOperator):
 
     def run(self, columns: Columns) -> Columns:
         wanted_B = np.maximum(self.num_candidates, columns["k"])
+        source_B = columns["source"]
+        try:
+            proposed_BSQ, num_failed_B = self.opened_guard.call(
+                self._proposed, columns, wanted_B, within_seconds=seconds_left(columns["deadline"])
+            )
+        except StageError:
+            num_sources = len(self.opened_stage.sources)
+            proposed_BSQ = np.full((len(wanted_B), num_sources, 0), NO_ITEM, np.int64)
+            num_failed_B = np.where(source_B < FALLBACK, num_sources, 0)
+            source_B = np.where(source_B < FALLBACK, DEGRADED, source_B)
+        return {
+            "proposed_row": proposed_BSQ,
+            "num_failed_sources": num_failed_B,
+            "wanted": wanted_B,
+            "source": source_B,
+        }
+
+    def _proposed(self, columns: Columns, wanted_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Item rows [B, sources, Q], and the number of sources that failed [B]."""
         # A power of two, and one search for each: how deep a user is searched does not depend on the others.
         depth_B = np.where(columns["k"] > self.num_candidates, 2 ** np.ceil(np.log2(wanted_B)).astype(np.int64), 0)
         known_B = columns["source"] < FALLBACK
@@ -69,15 +92,17 @@ class RetrieveCandidates(RequestOperator):
                     proposed_BSQ[asked, source, : one.row_BK.shape[1]] = one.row_BK
 
         each_part(len(wanted_B), propose)
-        return {"proposed_row": proposed_BSQ, "num_failed_sources": num_failed_B, "wanted": wanted_B}
+        return proposed_BSQ, num_failed_B
 
     def open(self, folder: Path) -> None:
-        faiss.omp_set_num_threads(1)  # requests come side by side; threads that wait for each other cost milliseconds
+        _search_on_one_thread()
         items = pq.read_table(folder / "items.parquet", columns=["item_id", "num_events"])
         self.opened_filters = filters_of(folder, self.opened_config.filters)
         self.opened_rows = ItemRows(items["item_id"].to_numpy())
         self.opened_index = load(folder / "index", expected_model=file_sha256(folder / "query_encoder.onnx"))
         self.opened_stage = load_stage(folder / "sources", self.opened_index, items["num_events"].to_numpy())
+        deadlines = self.opened_config.deadlines
+        self.opened_guard = guard_of("candidates", deadlines.candidates_ms, deadlines, _search_on_one_thread)
 
     def users(self, columns: Columns, asked: np.ndarray) -> Users:
         """Some of the users, as the sources are asked for them."""
@@ -89,3 +114,8 @@ class RetrieveCandidates(RequestOperator):
             columns["query_vector"][asked],
             self.opened_filters.state(int(columns["filter_state"][0])).allowed_I,
         )
+
+
+def _search_on_one_thread() -> None:
+    """Requests come side by side; threads that wait for each other cost milliseconds. Holds for the calling thread."""
+    faiss.omp_set_num_threads(1)

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ensemble.catalogue import Catalogue, array_of, load_item_vectors
+from ensemble.deadline import seconds_left
+from ensemble.guard import StageError, guard_of
 from ensemble.onnx_model import OnnxModel
-from ensemble.operators.fetch_user_features import FALLBACK
+from ensemble.operators.fetch_user_features import DEGRADED, FALLBACK, UNRANKED
 from ensemble.operators.operator import Columns, RequestOperator
 from ensemble.user_threads import each_part
 from features.history import SECONDS_PER_DAY
@@ -27,7 +29,8 @@ _READ = ("candidate_row", "candidate_sources", "query_vector", "history", "last_
 
 
 class ScoreCandidates(RequestOperator):
-    """The ranker over (user, item, moment). Users of whom nothing is known get the items' popularity as score.
+    """The ranker over (user, item, moment). Users of whom nothing is known get the items' popularity as score. If the
+    ranker is slow or fails, candidates keep the order of retrieval, and the users are `unranked`.
 
     Args:
         model: the ranking stage's `ranker.onnx`.
@@ -37,7 +40,7 @@ class ScoreCandidates(RequestOperator):
         online: the etl stage's `online.json`: how it normalised what must be computed anew for each request.
     """
 
-    outputs = {"score": (np.float32, (None,))}  # noqa: RUF012
+    outputs = {"score": (np.float32, (None,)), "source": (np.int64, ())}  # noqa: RUF012
 
     def __init__(self, model: Path, items: Path, item_vectors: Path, sources: Path, online: Path) -> None:
         super().__init__(
@@ -51,9 +54,26 @@ class ScoreCandidates(RequestOperator):
         )
 
     def run(self, columns: Columns) -> Columns:
-        row_BK = columns["candidate_row"]
+        row_BK, source_B = columns["candidate_row"], columns["source"]
         if not row_BK.shape[1]:
-            return {"score": np.empty(row_BK.shape, np.float32)}
+            return {"score": np.empty(row_BK.shape, np.float32), "source": source_B}
+        popularity_BK = self.opened_items.popularity[row_BK]
+        score_BK = self._in_retrieval_order(columns["retrieval_score"], popularity_BK)
+        if (source_B < FALLBACK).any():
+            try:
+                ranked_BK = self.opened_guard.call(
+                    self._ranked, columns, within_seconds=seconds_left(columns["deadline"])
+                )
+                score_BK = np.where((source_B < FALLBACK)[:, None], ranked_BK, score_BK)
+            except StageError:
+                source_B = np.where(source_B < FALLBACK, UNRANKED, source_B)
+        has_popular_B1 = ((source_B == FALLBACK) | (source_B == DEGRADED))[:, None]
+        score_BK = np.where(has_popular_B1, popularity_BK, score_BK)
+        return {"score": np.where(row_BK == NO_ITEM, -np.inf, score_BK).astype(np.float32), "source": source_B}
+
+    def _ranked(self, columns: Columns) -> np.ndarray:
+        """[B, K] the ranker's scores."""
+        row_BK = columns["candidate_row"]
         score_BK = np.empty(row_BK.shape, np.float32)
         read = {name: columns[name] for name in self.opened_read & columns.keys()}
 
@@ -63,9 +83,11 @@ class ScoreCandidates(RequestOperator):
             score_BK[part] = self.opened_model.run(inputs, rows_per_user=row_BK.shape[1])
 
         each_part(len(row_BK), score)
-        popular_B1 = (columns["source"] >= FALLBACK)[:, None]
-        score_BK = np.where(popular_B1, self.opened_items.popularity[row_BK], score_BK)
-        return {"score": np.where(row_BK == NO_ITEM, -np.inf, score_BK).astype(np.float32)}
+        return score_BK
+
+    def _in_retrieval_order(self, retrieval_score_BK: np.ndarray, popularity_BK: np.ndarray) -> np.ndarray:
+        """Items that nobody proposed have 0; they come last, the popular ones first."""
+        return np.where(retrieval_score_BK > 0, retrieval_score_BK, popularity_BK - 1)
 
     def _of_the_moment(self, columns: Columns) -> Columns:
         last_B = columns["last_timestamp"]
@@ -89,6 +111,8 @@ class ScoreCandidates(RequestOperator):
         return self.opened_items.features_of(row_BK) | said | {TWO_TOWER_SCORE: score_BK} | relative | taste
 
     def open(self, folder: Path) -> None:
+        deadlines = self.opened_config.deadlines
+        self.opened_guard = guard_of("ranker", deadlines.ranker_ms, deadlines)
         self.opened_model = OnnxModel(folder / "ranker.onnx")
         self.opened_read = {*self.opened_model.inputs, *_READ}
         self.opened_items = Catalogue(folder / "items.parquet", self.opened_model.inputs)

@@ -28,6 +28,7 @@ from ensemble.operators.keep_allowed import KeepAllowed
 from ensemble.operators.merge_candidates import MergeCandidates
 from ensemble.operators.operator import RequestOperator
 from ensemble.operators.order_slate import OrderSlate
+from ensemble.operators.recall_slates import RecallSlates
 from ensemble.operators.retrieve_candidates import RetrieveCandidates
 from ensemble.operators.score_candidates import ScoreCandidates
 
@@ -56,6 +57,7 @@ ROWS = {  # in the order of the request path
         )
     ),
     "MergeCandidates": Row(lambda files: MergeCandidates(files.sources)),
+    "RecallSlates": Row(lambda files: RecallSlates(files.items, files.attributes), reads_candidates=True),
     "KeepAllowed": Row(
         lambda files: KeepAllowed(files.items, files.attributes, files.item_vectors), reads_candidates=True
     ),

@@ -20,6 +20,7 @@ class StandIn:
     """Twelve items a user, named user-number, less the excluded; the timestamp is the score."""
 
     source_names = feature_names = ()
+    last_resort = None
 
     def recommend(self, request, trace):
         if "boom" in request.user_id:

@@ -13,7 +13,9 @@ from pydantic import TypeAdapter
 from safetensors.numpy import load_file as load_numpy_file
 from safetensors.torch import load_file
 
+from ensemble.cache_config import CacheConfig
 from ensemble.catalogue import array_of
+from ensemble.config import ServingConfig
 from ensemble.graph import operators_of
 from ensemble.operators.score_candidates import ScoreCandidates
 from ensemble.pipeline import Pipeline, columns_of
@@ -429,7 +431,8 @@ def test_a_missing_store_is_named(own_version):
 
 
 def test_a_store_that_breaks_degrades_and_one_that_is_repaired_serves_again(world, own_version):
-    pipeline, store = Pipeline.load(own_version), own_version / "ensemble/store/online.db"
+    nobody_is_remembered = ServingConfig(cache=CacheConfig(num_recent_users=0))
+    pipeline, store = Pipeline.load(own_version, nobody_is_remembered), own_version / "ensemble/store/online.db"
     user = world.user_ids[world.most_active(1)[0]]
     request = Request.of([user, "stranger"], k=5, exclude=[[], [world.item_ids[0]]], with_candidates=True)
     before = pipeline.recommend(request)

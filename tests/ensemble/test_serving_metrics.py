@@ -174,8 +174,8 @@ def test_a_run_is_counted_by_stage_and_source_and_filter(monkeypatch):
     }
     trace = Trace({"EncodeQuery": 0.25, "OrderSlate": 2.0}, columns=columns)
     count_run(reply_of("cold", "fallback"), trace, 3.0, 2, ["two_tower", "new_items"])
-    count_error(RequestError("k row 0"), "parse")
-    count_error(KeyError("x"), "ScoreCandidates")
+    count_error(RequestError("k row 0"), "parse", None)
+    count_error(KeyError("x"), "ScoreCandidates", None)
     series = told(ours.totals())
     for key, expected in {
         ("cascade_requests_total", ("outcome", "ok")): 2,
