@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from ensemble.rollout import prepared_repository
 from ensemble.server import ServingConfig, TritonServer
 
 K = 20
@@ -40,11 +41,10 @@ def fresh_server(run: Path, repository: Path | None = None) -> Iterator[TritonSe
         repository: what it serves; None for the run's export.
     """
     ports = replace(ServingConfig(), http_port=0, grpc_port=0, metrics_port=0)
-    with (
-        tempfile.TemporaryDirectory(prefix="cascade-serve-") as folder,
-        TritonServer(repository or run / "export" / "repository", Path(folder), ports) as server,
-    ):
-        yield server
+    with tempfile.TemporaryDirectory(prefix="cascade-serve-") as folder:
+        own = repository or prepared_repository(run, Path(folder), ports).folder
+        with TritonServer(own, Path(folder), ports) as server:
+            yield server
 
 
 def say(

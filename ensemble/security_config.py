@@ -19,6 +19,9 @@ class SecurityConfig:
 
     restricted_apis: tuple[Api, ...] = ("model-repository", "model-config", "shared-memory", "trace", "logging")
     """Triton's endpoints that need the control key, over HTTP and gRPC."""
+    http_inference: Literal["auto", "open", "key"] = "auto"
+    """Whether asking for slates over HTTP needs the key too: one request can end Triton 2.51 there. "auto" is "open" on
+    127.0.0.1 and "key" on every other address. gRPC is open."""
     control_key_env: str = ""
     """Environment variable that holds the control key; empty makes a new key at every start, in `control.key` of the
     serve folder."""

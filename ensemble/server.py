@@ -48,6 +48,7 @@ _REVIVAL_WINDOW_SECONDS = 60.0
 _MAX_LINE_CHARACTERS = 500
 _SHARED_MEMORY = Path("/dev/shm")
 _CODE_FOLDER = Path(__file__).resolve().parents[1]
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PORT_FIELDS = ("http_port", "grpc_port", "metrics_port")
 
 
@@ -247,11 +248,19 @@ class TritonServer:
 
     def _restrictions(self) -> list[str]:
         """Triton takes the key on its command line only, where other accounts of the machine can see it."""
-        apis = ",".join(self.config.security.restricted_apis)
-        if not apis:
-            return []
+        over_grpc = dict.fromkeys(self.config.security.restricted_apis)
+        # A number input whose JSON shape claims 2**40 values makes Triton 2.51 ask for that memory, and abort. The key
+        # is looked at before the body is.
+        over_http = over_grpc if self._is_http_open else over_grpc | {"inference": None}
         key = f"{KEY_HEADER}={self._control_key}"
-        return [f"--http-restricted-api={apis}:{key}", f"--grpc-restricted-protocol={apis}:{key}"]
+        options = {"http-restricted-api": over_http, "grpc-restricted-protocol": over_grpc}
+        return [f"--{option}={','.join(apis)}:{key}" for option, apis in options.items() if apis]
+
+    @property
+    def _is_http_open(self) -> bool:
+        """Whether slates can be asked for over HTTP without the key."""
+        wanted = self.config.security.http_inference
+        return wanted == "open" or (wanted == "auto" and self._http_host in _LOOPBACK)
 
     @property
     def _lock_fd(self) -> int:

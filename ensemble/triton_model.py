@@ -159,7 +159,9 @@ class TritonPythonModel:
         call = Call(triton_request.request_id() or secrets.token_hex(8), triton_request)
         try:
             call.request = self._request(call)
-        except RequestError as error:
+        except Exception as error:  # whatever it is, it concerns no other caller
+            if not isinstance(error, RequestError):
+                _log.exception("request %s cannot be read", call.id)
             call.answer = error
             count_error(error, "parse", call.answer)
         return call
@@ -171,6 +173,8 @@ class TritonPythonModel:
                 "or none"
             )
         tensors = {tensor.name(): tensor.as_numpy() for tensor in call.triton.inputs()}
+        if "user_id" not in tensors:  # Triton counts the inputs: another one sent twice takes its place
+            raise RequestError(f"user_id must be among the inputs, got {sorted(tensors)}; send [B, 1] ids")
         parameters = json.loads(call.triton.parameters() or "{}")
         call.arm = str(parameters.pop(ARM, ""))
         default_ms = self.config.deadlines.default_ms or None
