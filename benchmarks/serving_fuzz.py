@@ -139,6 +139,7 @@ def model_in_process(recommender: Any, max_batch_size: int = 64) -> TritonPython
     )
     model.max_batch_size = max_batch_size
     model.pipeline = recommender
+    recommender.last_resort = None  # it would answer where the pipeline fails
     model.request_log = None
     model.config = ServingConfig()
     return model

@@ -6,6 +6,7 @@ import sys
 from http.client import HTTPException
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -151,6 +152,18 @@ def test_the_key_keeps_out_the_one_request_that_ends_triton(wanted, fuzzing, sta
             server._process.wait(20)
 
 
+@pytest.mark.triton
+def test_a_text_output_asked_for_as_classes_still_ends_triton(fuzzing, stand_in_repository, tmp_path):
+    """The one request over gRPC that does; once Triton refuses it, drop this test and let the generator send it."""
+    request = fuzzing.good_request(USERS)
+    request.outputs[0].parameters["classification"].int64_param = 1
+    config = ServingConfig(http_port=0, grpc_port=0, metrics_port=0)
+    with TritonServer(stand_in_repository(), tmp_path, config) as server:
+        with grpc.insecure_channel(server.grpc_url) as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary(fuzzing.METHOD)(request.SerializeToString(), timeout=20)
+        server._process.wait(20)
+
+
 @pytest.mark.parametrize(
     ("host", "wanted", "is_open"),
     [
@@ -162,6 +175,6 @@ def test_the_key_keeps_out_the_one_request_that_ends_triton(wanted, fuzzing, sta
 )
 def test_http_is_open_on_this_machine_alone(host, wanted, is_open, tmp_path):
     config = ServingConfig(host=host, security=SecurityConfig(http_inference=wanted))
-    http, grpc = TritonServer(tmp_path, tmp_path, config)._restrictions()
-    assert ("inference" not in http) == is_open
-    assert "model-repository" in http and "inference" not in grpc
+    over_http, over_grpc = TritonServer(tmp_path, tmp_path, config)._restrictions()
+    assert ("inference" not in over_http) == is_open
+    assert "model-repository" in over_http and "inference" not in over_grpc
