@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 
+import faiss
+
 MIN_USERS = 8
 """Users that a thread must have to be worth waking."""
 
@@ -42,4 +44,10 @@ def num_threads() -> int:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, num_threads() - 1), thread_name_prefix="users")
+    return ThreadPoolExecutor(max(1, num_threads() - 1), "users", initializer=search_on_one_thread)
+
+
+def search_on_one_thread() -> None:
+    """Keep FAISS from starting threads of its own; holds for the calling thread. Requests come side by side, and those
+    threads would wait for each other for milliseconds."""
+    faiss.omp_set_num_threads(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pyarrow.parquet as pq
 
@@ -14,7 +13,7 @@ from ensemble.item_filters import ATTRIBUTES, filters_of
 from ensemble.operators.fetch_user_features import DEGRADED, FALLBACK
 from ensemble.operators.operator import Columns, RequestOperator
 from ensemble.serving_metrics import metrics
-from ensemble.user_threads import each_part
+from ensemble.user_threads import each_part, search_on_one_thread
 from features.artifact import file_sha256
 from retrieval.candidates import load_stage
 from retrieval.index import load
@@ -95,14 +94,14 @@ class RetrieveCandidates(RequestOperator):
         return proposed_BSQ, num_failed_B
 
     def open(self, folder: Path) -> None:
-        _search_on_one_thread()
+        search_on_one_thread()
         items = pq.read_table(folder / "items.parquet", columns=["item_id", "num_events"])
         self.opened_filters = filters_of(folder, self.opened_config.filters)
         self.opened_rows = ItemRows(items["item_id"].to_numpy())
         self.opened_index = load(folder / "index", expected_model=file_sha256(folder / "query_encoder.onnx"))
         self.opened_stage = load_stage(folder / "sources", self.opened_index, items["num_events"].to_numpy())
         deadlines = self.opened_config.deadlines
-        self.opened_guard = guard_of("candidates", deadlines.candidates_ms, deadlines, _search_on_one_thread)
+        self.opened_guard = guard_of("candidates", deadlines.candidates_ms, deadlines, search_on_one_thread)
 
     def users(self, columns: Columns, asked: np.ndarray) -> Users:
         """Some of the users, as the sources are asked for them."""
@@ -114,8 +113,3 @@ class RetrieveCandidates(RequestOperator):
             columns["query_vector"][asked],
             self.opened_filters.state(int(columns["filter_state"][0])).allowed_I,
         )
-
-
-def _search_on_one_thread() -> None:
-    """Requests come side by side; threads that wait for each other cost milliseconds. Holds for the calling thread."""
-    faiss.omp_set_num_threads(1)
