@@ -31,6 +31,12 @@ class MergeCandidates(RequestOperator):
 
     def run(self, columns: Columns) -> Columns:
         merged = self.opened_merge(columns["proposed_row"], int(columns["wanted"].max(initial=0)))
+        if (columns["wanted"] == merged.row_BK.shape[1]).all():  # nearly always
+            return {
+                "candidate_row": merged.row_BK,
+                "retrieval_score": merged.score_BK,
+                "candidate_sources": merged.source_BKS,
+            }
         beyond_BK = np.arange(merged.row_BK.shape[1]) >= columns["wanted"][:, None]
         return {
             "candidate_row": np.where(beyond_BK, NO_ITEM, merged.row_BK),

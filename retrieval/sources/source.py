@@ -130,6 +130,8 @@ class Proposals:
     @classmethod
     def padded(cls, row_BK: np.ndarray, score_BK: np.ndarray, k: int) -> Proposals:
         """From arrays of at most k columns."""
+        if row_BK.shape[1] == k:
+            return cls(row_BK, score_BK)
         missing = ((0, 0), (0, k - row_BK.shape[1]))
         return cls(np.pad(row_BK, missing, constant_values=NO_ITEM), np.pad(score_BK, missing, constant_values=-np.inf))
 
