@@ -40,7 +40,7 @@ def fresh_server(run: Path, repository: Path | None = None) -> Iterator[TritonSe
     Args:
         repository: what it serves; None for the run's export.
     """
-    ports = replace(ServingConfig(), http_port=0, grpc_port=0, metrics_port=0)
+    ports = replace(ServingConfig(), http_port=0, grpc_port=0, metrics_port=0, ready_timeout_seconds=600)
     with tempfile.TemporaryDirectory(prefix="cascade-serve-") as folder:
         own = repository or prepared_repository(run, Path(folder), ports).folder
         with TritonServer(own, Path(folder), ports) as server:

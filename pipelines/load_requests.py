@@ -48,14 +48,15 @@ def prepare(
     """
     rng = np.random.default_rng(seed)
     users = pq.read_table(run / "etl" / "users.parquet", columns=["raw_id", "num_events"])
-    items = pq.read_table(run / "etl" / "items.parquet", columns=["raw_id"])["raw_id"].to_pylist()
+    items = pq.read_table(run / "etl" / "items.parquet", columns=["raw_id"])["raw_id"].to_numpy(zero_copy_only=False)
     sizes = call_sizes(users_per_call, NUM_PREPARED, max_batch_size, rng)
     asking = active_users(users["num_events"].to_numpy(), int(sizes.sum()), rng)
     raw_ids = users["raw_id"].to_numpy(zero_copy_only=False)[asking]
     requests = []
     for ids in np.split(raw_ids, np.cumsum(sizes)[:-1]):
-        excluded = [rng.choice(items, count) for count in rng.integers(0, max_exclude + 1, len(ids))]
-        requests.append(request_of(ids.tolist(), k, [[str(item) for item in row] for row in excluded]))
+        counts = rng.integers(0, max_exclude + 1, len(ids))
+        excluded = [items[rng.integers(len(items), size=count)].tolist() for count in counts]
+        requests.append(request_of(ids.tolist(), k, excluded))
     return requests
 
 
