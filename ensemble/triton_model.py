@@ -7,6 +7,7 @@ run once and split, and no caller's mistake reaches another.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import secrets
@@ -117,6 +118,9 @@ class TritonPythonModel:
             raise
         self.opened.callback(MetricsPublisher(metrics, pb_utils, args).stop)
         self.request_log = self._open_request_log(args)
+        # What is there by now stays: the collector need not walk through it again and again while requests wait.
+        gc.collect()
+        gc.freeze()
         _log.info("version %s is loaded", args["model_version"])
 
     def load_pipeline(self, version_dir: Path) -> Recommender:
