@@ -16,7 +16,8 @@ from ensemble.operators.fill_candidates import FillCandidates
 from ensemble.operators.merge_candidates import MergeCandidates
 from ensemble.operators.operator import Columns, RequestOperator
 from ensemble.operators.score_candidates import NO_ITEM, ScoreCandidates
-from ensemble.pipeline import Pipeline
+from ensemble.pipeline import Pipeline, columns_of
+from ensemble.request import Request
 from features.errors import CascadeError
 from retrieval.merge import Merged
 
@@ -58,15 +59,7 @@ class PairScorer:
             whom nothing is known ("fallback") get the items' popularity as score, as a request of theirs would.
         Raises: PartDownError if the online store cannot be read, or a candidate source or the ranker fails.
         """
-        num_users = len(user_ids)
-        columns: Columns = {
-            "user": user_ids,
-            "k": np.ones(num_users, np.int64),
-            "exclude": np.full((num_users, 0), "", dtype=object),
-            "timestamp": np.full(num_users, self._as_of) if timestamp_B is None else timestamp_B,
-            "deadline": np.full(num_users, np.inf),
-            "with_candidates": np.zeros(num_users, bool),
-        }
+        columns = columns_of(Request.of(user_ids, k=1, timestamp=timestamp_B), self._as_of)
         for operator in self._before:
             columns = columns | operator.run(columns)
         if (columns["source"] == DEGRADED).any() or columns["num_failed_sources"].any():

@@ -13,7 +13,7 @@ from ensemble.chain_executor import run_chain
 from ensemble.config import ServingConfig
 from ensemble.graph import operators_of
 from ensemble.last_resort import LastResort
-from ensemble.operators.fetch_user_features import FetchUserFeatures
+from ensemble.operators.fetch_user_features import COLD, FetchUserFeatures
 from ensemble.operators.operator import Columns, RequestOperator
 from ensemble.operators.recall_slates import RecallSlates
 from ensemble.operators.retrieve_candidates import RetrieveCandidates
@@ -68,8 +68,22 @@ class Pipeline:
             operator.opened_config = config or ServingConfig()
             operator.load_artifacts(str(folder))
         pipeline = cls(ensemble, as_of)
-        pipeline.recommend(Request.of(["warm up"], exclude=[["warm up"]]))
+        pipeline.warm_up()
         return pipeline
+
+    def warm_up(self) -> None:
+        """Run every part once: the first run of a kernel compiles it, which takes longer than any caller waits.
+
+        Nobody is known under the name, so the user is taken for a known one: else no source and no ranker would run.
+        """
+        for chance in (None, 0.5):
+            request = Request.of(["warm up"], exclude=[["warm up"]], seed=0, temperature=chance, diversity=chance)
+            columns = columns_of(request, self.as_of)
+            for operator in self.operators:
+                columns = columns | operator.run(columns)
+                if isinstance(operator, FetchUserFeatures):
+                    columns["source"] = np.full(len(request), COLD)
+        self.recommend(request)
 
     def recommend(self, request: Request, trace: Trace | None = None) -> Reply:
         """Answer a checked request; every user's answer is the same whoever else is in it.

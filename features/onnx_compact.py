@@ -24,6 +24,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 TableForm = Literal["fp32", "fp16", "bf16", "int8"]
 LayerForm = Literal["fp32", "int8"]
+_MIDDLE = 128
+"""The byte that stands for a weight of 0."""
 MIN_LAYER_SIZE = 8_192
 """Weights of the smallest layer that is turned to whole numbers: smaller ones take longer to convert than they save."""
 MIN_TABLE_SIZE = 1_024
@@ -207,12 +209,14 @@ def _int8_layer(
     scale = max((high - low) / 255, float(np.finfo(np.float32).tiny))
     zero = int(np.clip(round(-low / scale), 0, 255))
     scale_H = np.maximum(np.abs(weight_XH).max(0) / 127, np.finfo(np.float32).tiny).astype(np.float32)
-    whole_XH = np.round(weight_XH / scale_H).astype(np.int8)
+    # Both sides unsigned: with signed weights processors without VNNI add pairs in 16 bits, which overflow.
+    whole_XH = (np.round(weight_XH / scale_H) + _MIDDLE).astype(np.uint8)
     source, layer = node.input[0], f"{result}.int8"
     model.graph.initializer.extend(
         [
             numpy_helper.from_array(whole_XH, f"{layer}.weight"),
             numpy_helper.from_array(scale_H, f"{layer}.weight_scale"),
+            numpy_helper.from_array(np.array(_MIDDLE, np.uint8), f"{layer}.weight_zero"),
         ]
     )
     nodes = []
@@ -232,7 +236,7 @@ def _int8_layer(
         f"{source}.scale",
         f"{layer}.weight_scale",
         f"{source}.zero",
-        "",
+        f"{layer}.weight_zero",
         bias,
     ]
     nodes.append(helper.make_node("MatMulIntegerToFloat", read, [result], domain=_CONTRIB.domain))

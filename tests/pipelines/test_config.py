@@ -224,7 +224,7 @@ def other_value(kind: Any, default: Any) -> Any:
     if origin is tuple:
         return [other_value(arguments[0], 2)]
     if origin is dict:
-        return {"x": "column x"}
+        return {"x": "column x" if arguments[1] is str else other_value(arguments[1], 2)}
     if kind is bool:
         return not default
     if kind is str:
