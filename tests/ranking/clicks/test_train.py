@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from scipy.optimize import minimize
 
 from features.artifact import Artifact, open_artifact, writing
+from features.bfloat16 import has_fast_bf16
 from ranking.clicks.batches import ClickBatches
 from ranking.clicks.checks import LabelError, click_schema
 from ranking.clicks.logistic import ClickLogistic
@@ -142,7 +143,8 @@ def test_it_learns_as_well_in_bfloat16_with_clipping_and_with_every_schedule(
     model = ClickRanker(click_schema(etl), NETWORK, fitted.statistics, CLICKS.l2)
     curve = train(model, fitted, valid, replace(CLICKS, **changed), "ranking")
     assert curve.best["valid_log_loss"] < ranking.metrics["valid_log_loss"] + 0.02
-    assert curve.epochs[1]["train_log_loss"] != curve_of(ranking)[1]["train_log_loss"], "the keys do something"
+    if "bf16" not in changed or has_fast_bf16():  # auto: other processors go on in float32
+        assert curve.epochs[1]["train_log_loss"] != curve_of(ranking)[1]["train_log_loss"], "the keys do something"
     assert all(weight.dtype == torch.float32 for weight in model.parameters())
 
 
