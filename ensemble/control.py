@@ -1,16 +1,24 @@
-"""Triton's control API over HTTP: load and unload versions of a model, and ask what is ready."""
+"""Triton's control API: load and unload versions of a model, and ask what is ready.
+
+Loading takes as long as the model takes. Over HTTP it holds one of Triton's HTTP threads meanwhile, and every caller
+whose connection is on that thread; over gRPC it holds nobody who asks for inference. So it goes over gRPC where that
+has no TLS, and everything else over HTTP.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import json
+from collections.abc import Callable
 from typing import Any
 
 from features.errors import CascadeError
 
 KEY_HEADER = "cascade-control-key"
 """Header that carries the key of the control endpoints."""
+GRPC_KEY_HEADER = f"triton-grpc-protocol-{KEY_HEADER}"
+"""The same over gRPC, where Triton puts its own words before it."""
 
 
 class ControlError(CascadeError, RuntimeError):
@@ -24,10 +32,12 @@ class ControlClient:
         url: host:port of its HTTP protocol.
         key: what the header KEY_HEADER must carry.
         timeout_seconds: longest time for one call; loading a pipeline takes seconds.
+        grpc_url: host:port of its gRPC protocol without TLS; None loads over HTTP.
     """
 
-    def __init__(self, url: str, key: str, timeout_seconds: float) -> None:
+    def __init__(self, url: str, key: str, timeout_seconds: float, grpc_url: str | None = None) -> None:
         self.url = url
+        self.grpc_url = grpc_url
         self._key = key
         self._timeout_seconds = timeout_seconds
 
@@ -39,11 +49,18 @@ class ControlClient:
             config: the model's configuration as JSON; None reads config.pbtxt.
         Raises: ControlError.
         """
-        self._post(f"/v2/repository/models/{model}/load", {"parameters": {"config": config} if config else {}})
+        if self.grpc_url:
+            self._call_grpc(lambda client, options: client.load_model(model, config=config, **options))
+        else:
+            parameters = {"config": config} if config else {}
+            self._post(f"/v2/repository/models/{model}/load", {"parameters": parameters})
 
     def unload(self, model: str) -> None:
         """Unload all versions of a model. Raises: ControlError."""
-        self._post(f"/v2/repository/models/{model}/unload", {})
+        if self.grpc_url:
+            self._call_grpc(lambda client, options: client.unload_model(model, **options))
+        else:
+            self._post(f"/v2/repository/models/{model}/unload", {})
 
     def versions(self, model: str) -> dict[int, str]:
         """State of each version Triton knows of, such as READY. Raises: ControlError."""
@@ -69,6 +86,16 @@ class ControlClient:
             return self._call("GET", path, b"")[0] == 200
         except OSError:
             return False
+
+    def _call_grpc(self, call: Callable[[Any, dict[str, Any]], None]) -> None:
+        import tritonclient.grpc as triton
+
+        options = {"headers": {GRPC_KEY_HEADER: self._key}, "client_timeout": self._timeout_seconds}
+        with triton.InferenceServerClient(str(self.grpc_url)) as client:
+            try:
+                call(client, options)
+            except triton.InferenceServerException as error:
+                raise ControlError(f"grpc {self.grpc_url} answered {error.status()}: {error.message()}") from error
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         try:

@@ -28,16 +28,17 @@ class TritonPythonModel:
 
         from ensemble.events_repository import JOURNAL
         from ensemble.metrics_publisher import MetricsPublisher
+        from ensemble.rollout_state import RELEASES
         from ensemble.serving_metrics import metrics
-        from ensemble.triton_config import MODEL_NAME, SETTINGS
+        from ensemble.triton_config import SETTINGS
         from features.live.config import EventsConfig
         from features.live.intake import Intake
 
         self.pb_utils = pb_utils
         parameters = json.loads(args["model_config"])["parameters"]
         config = TypeAdapter(EventsConfig).validate_json(parameters[SETTINGS]["string_value"])
-        models = Path(args["model_repository"]).parent / MODEL_NAME
-        self.intake = Intake(models, Path(parameters[JOURNAL]["string_value"]), config, _say_behind)
+        releases = Path(args["model_repository"]).parents[1] / RELEASES
+        self.intake = Intake(releases, Path(parameters[JOURNAL]["string_value"]), config, _say_behind)
         self.intake.start()
         self.publisher = MetricsPublisher(metrics, pb_utils, args)
 

@@ -13,7 +13,7 @@ import ensemble.fallback_model
 from ensemble.config import ServingConfig
 from ensemble.item_filters import ATTRIBUTES
 from ensemble.last_resort import ITEMS
-from ensemble.rollout_state import MODELS, read_state, version_of
+from ensemble.rollout_state import MODELS, live_version_folders
 from ensemble.triton_config import FALLBACK_MODEL_NAME, MODEL_NAME, SETTINGS
 from features.artifact import open_artifact
 from features.errors import CascadeError
@@ -33,9 +33,7 @@ def build_fallback(folder: Path, serve_folder: Path, config: ServingConfig) -> N
     Args:
         folder: empty.
     """
-    state = read_state(serve_folder)
-    assert state is not None  # what is live is written before the models beside it are built
-    live = serve_folder / MODELS / MODEL_NAME / str(version_of(state.live.stable))
+    live = live_version_folders(serve_folder)[0]  # written before the models beside it are built
     _write_model(folder, FALLBACK_MODEL_NAME, live / "ensemble", live / _MODEL_CONFIG, config)
 
 

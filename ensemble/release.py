@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ensemble import triton_model
 from ensemble.triton_config import MODEL_NAME
 from features.artifact import ArtifactError, file_sha256, open_artifact
 
@@ -33,6 +34,8 @@ class Release:
 
     folder: Path
     """The exported model version: model.py, the seal and `ensemble/`."""
+    code: Path
+    """What Triton runs as model.py: not the export's copy, for it imports all else from here and must fit it."""
     model_config: Path
     """The config.pbtxt that was exported with it."""
     run: str
@@ -54,7 +57,7 @@ def checked_release(run: Path) -> Release:
     export = open_artifact(run / "export", "export")
     folder = export.path / "repository" / MODEL_NAME / "1"
     identity = _identity_of_set(folder) | {"run": str(run.resolve()), "export": export.content_hash}
-    return Release(folder, folder.parent / MODEL_CONFIG, identity["run"], identity)
+    return Release(folder, Path(triton_model.__file__), folder.parent / MODEL_CONFIG, identity["run"], identity)
 
 
 def _identity_of_set(folder: Path) -> dict[str, Any]:

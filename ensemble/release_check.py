@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from ensemble.triton_config import MODEL_NAME
 
 _STRANGER = "a user nobody knows"
 _K = 10
+_SECONDS_BETWEEN = 0.5
 _SERVED = ("personal", "cold", "fallback")
 """What a release that is well may say of where a slate is from."""
 
@@ -21,14 +23,29 @@ class ReleaseCheck:
     Args:
         control: of the server that has it loaded.
         known_users: ids that its features know; a stranger is asked for too.
+        patience_seconds: how long its answers may be bad at first.
     """
 
-    def __init__(self, control: ControlClient, known_users: Sequence[str]) -> None:
+    def __init__(self, control: ControlClient, known_users: Sequence[str], patience_seconds: float = 20.0) -> None:
+        self._patience_seconds = patience_seconds
         self._control = control
         self._known_users = list(known_users)
 
     def __call__(self, version: int) -> None:
-        """Raises: RolloutError, ControlError."""
+        """Ask until the answers are good: the first of a new process are slow, and a slow part is left out of a reply.
+
+        Raises: RolloutError, ControlError.
+        """
+        deadline = time.monotonic() + self._patience_seconds
+        while True:
+            try:
+                return self._ask(version)
+            except RolloutError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_SECONDS_BETWEEN)
+
+    def _ask(self, version: int) -> None:
         users = [*self._known_users, _STRANGER]
         outputs = self._control.infer(MODEL_NAME, version, _question(users), ["item_ids", "source"])
         items, sources = outputs["item_ids"], outputs["source"]

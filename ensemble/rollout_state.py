@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ensemble.triton_config import MODEL_NAME
 from features.errors import CascadeError
 
-STATE, MODELS = "rollout.json", "models"
+STATE, MODELS, RELEASES = "rollout.json", "models", "releases"
 MIDDLE = 1_000_000
 """Release r is Triton's version MIDDLE - r; router s is MIDDLE + s."""
 _FORMAT = 1
@@ -121,6 +120,19 @@ def write_state(serve_folder: Path, state: RolloutState) -> None:
     os.replace(temporary, path)
 
 
+def release_folder(model_repository: Path, version: str) -> Path:
+    """Where the files of a version of `cascade` lie.
+
+    A server stages them outside of the model's folder: Triton takes a version in whose folder anything has changed for
+    another one, and the online store changes with every event. In an export as it came they stand beside model.py.
+
+    Args:
+        model_repository: the model's folder, as Triton names it.
+    """
+    staged = model_repository.parents[1] / RELEASES / version
+    return staged if staged.is_dir() else model_repository / version
+
+
 def live_version_folders(serve_folder: Path) -> list[Path]:
     """Folders of the releases that are live, the stable one first: what live events and caches are about.
 
@@ -129,4 +141,4 @@ def live_version_folders(serve_folder: Path) -> list[Path]:
     state = read_state(serve_folder)
     if state is None:
         raise RolloutError(f"{serve_folder} has no {STATE}: nothing was ever served there; run `cascade serve`")
-    return [serve_folder / MODELS / MODEL_NAME / str(version_of(release)) for release in state.live.releases]
+    return [serve_folder / RELEASES / str(version_of(release)) for release in state.live.releases]

@@ -1,4 +1,4 @@
-"""The model repository that Triton serves: `<serve folder>/models`, releases beside each other.
+"""What Triton serves: `<serve folder>/models`, with the code of each version, and `releases`, with all other files.
 
 Sealed files are linked, not copied: they never change, and a link costs nothing. The online store is copied, because
 live events change it. The export itself is only read.
@@ -22,7 +22,7 @@ from ensemble import router_model
 from ensemble.config import ServingConfig
 from ensemble.events_repository import JOURNAL_FILE
 from ensemble.release import IDENTITY, MODEL_CONFIG, SEAL, Release
-from ensemble.rollout_state import MIDDLE, MODELS, Live, RolloutError, version_of
+from ensemble.rollout_state import MIDDLE, MODELS, RELEASES, Live, RolloutError, version_of
 from ensemble.served_models import SERVED_MODELS
 from ensemble.triton_config import MODEL_NAME, SETTINGS
 from features.artifact import ArtifactError
@@ -33,7 +33,7 @@ _MODEL_CODE = "model.py"
 
 
 class ServedRepository:
-    """The models folder of a serve folder.
+    """Models and releases of a serve folder.
 
     Args:
         serve_folder: made if it is not there.
@@ -63,20 +63,27 @@ class ServedRepository:
         return cls(serve_folder, TypeAdapter(ServingConfig).validate_json(settings))
 
     def version_folder(self, version: int) -> Path:
-        """Where one of Triton's versions of `cascade` lies."""
+        """What Triton watches of a version of `cascade`: its code alone."""
         return self.folder / MODEL_NAME / str(version)
+
+    def release_folder(self, version: int) -> Path:
+        """Where the files of a release lie."""
+        return self.serve_folder / RELEASES / str(version)
 
     def has(self, version: int) -> bool:
         """Whether a version is staged."""
-        return (self.version_folder(version) / _MODEL_CODE).is_file()
+        is_release = version < MIDDLE
+        is_there = not is_release or (self.release_folder(version) / IDENTITY).is_file()
+        return is_there and (self.version_folder(version) / _MODEL_CODE).is_file()
 
     def stage(self, release: Release, number: int) -> Path:
         """Put a checked release beside the others, whole or not at all. Nothing is loaded.
 
         Raises: OSError if the disk is full; ArtifactError if a file of the release changed while it was staged.
         """
-        target = self.version_folder(version_of(number))
-        temporary = self.folder.parent / f"staging-{number}"
+        version = version_of(number)
+        target = self.release_folder(version)
+        temporary = self.serve_folder / f"staging-{number}"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             for source in sorted(path for path in release.folder.rglob("*") if path.is_file()):
@@ -87,17 +94,18 @@ class ServedRepository:
                 is_sealed = inside.parts[0] == "ensemble" and _STORE not in inside.parts
                 (_link if is_sealed else shutil.copyfile)(source, temporary / inside)
             shutil.copyfile(release.model_config, temporary / MODEL_CONFIG)
-            _compile(temporary / _MODEL_CODE)
             (temporary / IDENTITY).write_text(json.dumps(release.identity, indent=2, sort_keys=True) + "\n")
             if (release.folder / SEAL).exists() and (temporary / SEAL).read_bytes() != (
                 release.folder / SEAL
             ).read_bytes():
                 raise ArtifactError(f"{release.folder} changed while it was staged; deploy it again")
             shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(exist_ok=True)
             os.replace(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._bring_events(target)
+        self._place_code(release.code, version)
         return target
 
     def stage_router(self, live: Live) -> Path:
@@ -107,9 +115,8 @@ class ServedRepository:
             live: with a candidate and a router.
         """
         assert live.candidate is not None and live.router is not None
-        target = self.version_folder(MIDDLE + live.router)
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
+        version = MIDDLE + live.router
+        target = self._place_code(Path(router_model.__file__), version)
         plan = {
             "stable": version_of(live.stable),
             "candidate": version_of(live.candidate),
@@ -119,8 +126,6 @@ class ServedRepository:
             "candidate_timeout_seconds": self.config.candidate_timeout_seconds,
         }
         (target / router_model.PLAN).write_text(json.dumps(plan, indent=2) + "\n")
-        shutil.copyfile(router_model.__file__, target / _MODEL_CODE)
-        _compile(target / _MODEL_CODE)
         return target
 
     def touch(self, version: int) -> None:
@@ -130,6 +135,7 @@ class ServedRepository:
     def remove(self, version: int) -> None:
         """Drop a version that is not loaded."""
         shutil.rmtree(self.version_folder(version), ignore_errors=True)
+        shutil.rmtree(self.release_folder(version), ignore_errors=True)
 
     def staged_versions(self) -> list[int]:
         """Triton's version numbers of all that is staged, loaded or not."""
@@ -186,21 +192,30 @@ class ServedRepository:
         except Exception as error:  # of any store, and its engine's own
             _log.warning("%s lacks live events as yet: %s: %s", version_folder, type(error).__name__, error)
 
+    def _place_code(self, code: Path, version: int) -> Path:
+        """Make the folder of a version for Triton, with a copy of its code.
+
+        Returns: the folder.
+        """
+        folder = self.version_folder(version)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        shutil.copyfile(code, folder / _MODEL_CODE)
+        # What Python would write at the first import; Triton would take the version for changed and load it anew.
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        py_compile.compile(str(folder / _MODEL_CODE), doraise=True, invalidation_mode=mode)
+        return folder
+
     def _model_config(self, versions: Sequence[int], of: int) -> Any:
         from google.protobuf import text_format
         from tritonclient.grpc import model_config_pb2
 
-        exported = (self.version_folder(of) / MODEL_CONFIG).read_text()
+        exported = (self.release_folder(of) / MODEL_CONFIG).read_text()
         config = text_format.Parse(exported, model_config_pb2.ModelConfig())
         config.version_policy.specific.versions[:] = sorted(versions)
         settings = TypeAdapter(ServingConfig).dump_json(self.config).decode()
         config.parameters[SETTINGS].string_value = settings
         return config
-
-
-def _compile(code: Path) -> None:
-    """What Python would write at the first import; Triton would take the version for changed and load it anew."""
-    py_compile.compile(str(code), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -46,6 +46,7 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
 _REVIVAL_WINDOW_SECONDS = 60.0
 _MAX_LINE_CHARACTERS = 500
+_LOCK = "lock"
 _SHARED_MEMORY = Path("/dev/shm")
 _CODE_FOLDER = Path(__file__).resolve().parents[1]
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -110,7 +111,9 @@ class TritonServer:
     def control(self) -> ControlClient:
         """The control endpoints; known once started."""
         url = f"{_reachable(self._http_host)}:{self.config.http_port}"
-        return ControlClient(url, self._control_key, self.config.ready_timeout_seconds)
+        has_tls = bool(self.config.security.tls_certificate)
+        grpc_url = None if has_tls else f"{_reachable(self.config.host)}:{self.config.grpc_port}"
+        return ControlClient(url, self._control_key, self.config.ready_timeout_seconds, grpc_url)
 
     @property
     def is_alive(self) -> bool:
@@ -187,7 +190,7 @@ class TritonServer:
 
     def _take_lock(self) -> None:
         """Triton inherits the lock, so it is free again only when all its processes are gone."""
-        lock = (self.run_folder / "lock").open("a+")
+        lock = (self.run_folder / _LOCK).open("a+")
         deadline = time.monotonic() + self.config.stop_timeout_seconds
         while not _locked(lock):
             lock.seek(0)
@@ -450,6 +453,15 @@ def _answers_ok(host: str, port: int, path: str) -> bool:
         return False
     finally:
         connection.close()
+
+
+def is_served(run_folder: Path) -> bool:
+    """Whether a server has this run folder, ready or not."""
+    path = run_folder / _LOCK
+    if not path.exists():
+        return False
+    with path.open("a+") as lock:
+        return not _locked(lock)
 
 
 def _locked(lock: IO[str]) -> bool:

@@ -25,6 +25,7 @@ from ensemble.metrics_publisher import MetricsPublisher
 from ensemble.parameters import checked_parameters
 from ensemble.request import DEFAULT_K, Reply, Request, RequestError, join
 from ensemble.request_log import RequestLog, SampledRequest, SampledRun
+from ensemble.rollout_state import release_folder
 from ensemble.run_metrics import count_error, count_run
 from ensemble.serving_metrics import metrics
 from ensemble.trace import Trace
@@ -111,7 +112,7 @@ class TritonPythonModel:
             version = args["model_version"]
             self.opened.enter_context(JsonLog(self.config.json_log, folder, model=args["model_name"], version=version))
         try:
-            self.pipeline = self.load_pipeline(Path(args["model_repository"]) / args["model_version"])
+            self.pipeline = self.load_pipeline(release_folder(Path(args["model_repository"]), args["model_version"]))
         except Exception:
             _log.exception("version %s cannot be loaded", args["model_version"])
             self.opened.close()
@@ -124,7 +125,7 @@ class TritonPythonModel:
         _log.info("version %s is loaded", args["model_version"])
 
     def load_pipeline(self, version_dir: Path) -> Recommender:
-        """The pipeline whose artifacts lie in version_dir."""
+        """The pipeline whose files lie in version_dir."""
         import dask
 
         dask.config.set({"dataframe.query-planning": False})  # Merlin needs the legacy dataframe: before its import
@@ -140,7 +141,7 @@ class TritonPythonModel:
         try:
             from ensemble.request_rows import LoggedRelease
 
-            version_folder = Path(args["model_repository"]) / args["model_version"]
+            version_folder = release_folder(Path(args["model_repository"]), args["model_version"])
             names = self.pipeline.source_names, self.pipeline.feature_names
             release = LoggedRelease.read(version_folder, *names)
             return self.opened.enter_context(RequestLog(self.config.request_log, folder, release))

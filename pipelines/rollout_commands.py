@@ -75,15 +75,26 @@ def _rollout(serve_folder: Path, known_users: list[str]) -> tuple[Rollout, str]:
     from ensemble.release_check import ReleaseCheck
     from ensemble.rollout import Rollout
     from ensemble.served_repository import ServedRepository
+    from ensemble.server import is_served
 
     repository = ServedRepository.opened(serve_folder)
+    if not is_served(serve_folder):
+        return Rollout(repository, None), "no server runs: it answers from the next `cascade serve` on"
     addresses = serve_folder / ADDRESSES
     if not addresses.is_file():
-        return Rollout(repository, None), "no server runs: it answers from the next `cascade serve` on"
-    url = json.loads(addresses.read_text())["http"]
+        raise CommandError(f"{serve_folder}: its server is not ready yet, or is stopping; try again in a moment")
+    urls = {protocol: _reachable(url) for protocol, url in json.loads(addresses.read_text()).items()}
     key = read_control_key(serve_folder, repository.config)
-    control = ControlClient(url, key, repository.config.ready_timeout_seconds)
-    return Rollout(repository, control, ReleaseCheck(control, known_users)), f"the server at {url} answers from it"
+    grpc_url = None if repository.config.security.tls_certificate else urls["grpc"]
+    control = ControlClient(urls["http"], key, repository.config.ready_timeout_seconds, grpc_url)
+    return Rollout(
+        repository, control, ReleaseCheck(control, known_users)
+    ), f"the server at {urls['grpc']} answers from it"
+
+
+def _reachable(url: str) -> str:
+    """Where this machine reaches a server that listens on every network."""
+    return url.replace("0.0.0.0:", "127.0.0.1:")
 
 
 def _known_users(run: Path) -> list[str]:

@@ -64,7 +64,7 @@ def now(run):
 
 
 def store_of(run):
-    (version,) = [path for path in (run / "serve/models/cascade").iterdir() if (path / STORE).is_dir()]
+    (version,) = [path for path in (run / "serve/releases").iterdir() if (path / STORE).is_dir()]
     return OnlineStore(version / STORE, load_schema(run / "etl/schema.json"))
 
 

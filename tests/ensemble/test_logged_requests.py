@@ -147,7 +147,7 @@ def test_the_metrics_agree_with_the_log(answered, rows, folder):
     totals = defaultdict(float)
     for family in text_string_to_metric_families((folder / "metrics.txt").read_text()):
         for sample in family.samples:
-            own = [value for name, value in sample.labels.items() if name not in ("model", "version")]
+            own = [value for name, value in sample.labels.items() if name not in ("model", "version", "process")]
             totals[(sample.name.removesuffix("_total"), *own)] += sample.value
     logged = [row for found in rows.values() for row in found]
     num_runs = totals["cascade_run_users_count",]

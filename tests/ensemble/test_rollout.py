@@ -1,5 +1,7 @@
 """Releases change under load: no request fails, and every reply is one release's answer."""
 
+import contextlib
+import http.client
 import itertools
 import json
 import threading
@@ -51,13 +53,18 @@ class Tagged:
 
 class TritonPythonModel(TritonPythonModel):
     def load_pipeline(self, version_dir):
-        return Tagged(super().load_pipeline(version_dir), int((version_dir / "tag").read_text()))
+        tag = int((version_dir / "tag").read_text())
+        time.sleep(5 if tag == 7 else 0)
+        return Tagged(super().load_pipeline(version_dir), tag)
 """
 
 
 @pytest.fixture(scope="module")
 def release(stand_in_repository):
-    """A function that makes a release whose scores are its tag; tag 13 has no items, 14 fails, -1 cannot be loaded."""
+    """A function that makes a release whose scores are its tag.
+
+    Tag 7 loads slowly, 13 has no items, 14 fails, and -1 cannot be loaded.
+    """
 
     def make(tag: int) -> Release:
         folder = stand_in_repository(*(["broken"] if tag < 0 else [])) / MODEL_NAME / "1"
@@ -65,7 +72,7 @@ def release(stand_in_repository):
         (folder / "model.py").write_text(code + RELEASE)
         (folder / "tag").write_text(str(tag))
         identity = {"id": f"{tag}", "run": f"/runs/{tag}", "export": f"{tag}", "as_of": 0}
-        return Release(folder, folder.parent / "config.pbtxt", identity["run"], identity)
+        return Release(folder, folder / "model.py", folder.parent / "config.pbtxt", identity["run"], identity)
 
     return make
 
@@ -74,6 +81,7 @@ def release(stand_in_repository):
 def serve_folder(release, tmp_path, monkeypatch) -> Path:
     """A serve folder where release 1, tagged 1, is staged."""
     monkeypatch.setattr("ensemble.rollout.checked_release", lambda run: release(1))
+    monkeypatch.setattr("ensemble.served_repository.SERVED_MODELS", ())
     prepared_repository(Path("/runs/1"), tmp_path / "serve", CONFIG)
     return tmp_path / "serve"
 
@@ -87,13 +95,19 @@ def server(serve_folder):
 @pytest.fixture
 def rollout(server, serve_folder) -> Rollout:
     repository = ServedRepository.opened(serve_folder)
-    return Rollout(repository, server.control, ReleaseCheck(server.control, ["u"]))
+    return Rollout(repository, server.control, ReleaseCheck(server.control, ["u"], patience_seconds=1))
 
 
 class Callers:
     """Threads that ask without a pause, over gRPC and HTTP, and keep what they got."""
 
-    def __init__(self, server: TritonServer, num_grpc: int = 4, num_http: int = 2, num_users: int = 3) -> None:
+    def __init__(
+        self,
+        server: TritonServer,
+        num_grpc: int = 4,
+        num_http: int = 2,
+        num_users: int = 3,
+    ) -> None:
         self._stop = threading.Event()
         self.errors: list[str] = []
         self.tags: list[tuple[float, frozenset[float]]] = []
@@ -156,6 +170,33 @@ def test_no_request_fails_while_releases_change_and_each_reply_is_of_one_release
     assert state and state.live == Live(stable=1) and not state.before
     with pytest.raises(RolloutError, match="nothing is known of what was live before"):
         rollout.rollback()
+
+
+def test_a_release_that_takes_long_to_load_holds_up_nobody(server, rollout, release):
+    """Asked to load over HTTP, Triton answers nobody whose connection is on the same one of its threads."""
+    connections = [http.client.HTTPConnection(*server.http_url.split(":"), timeout=30) for _ in range(16)]
+    with contextlib.ExitStack() as opened:
+        for connection in connections:
+            opened.callback(connection.close)
+            alive(connection)
+        deployment = threading.Thread(target=rollout.deploy, args=(release(7),))
+        deployment.start()
+        time.sleep(1.5)
+        assert deployment.is_alive()
+        seconds = [alive(connection) for connection in connections]
+        assert deployment.is_alive(), "all of them were asked while it loaded"
+        deployment.join()
+    assert max(seconds) < 1
+    with RecommendClient(server.grpc_url) as client:
+        assert client.recommend(["u"]).scores[0, 0] == 7
+
+
+def alive(connection):
+    """Seconds that Triton took to say that it lives."""
+    begun = time.monotonic()
+    connection.request("GET", "/v2/health/live")
+    assert connection.getresponse().read() == b""
+    return time.monotonic() - begun
 
 
 def test_a_version_that_stays_is_not_loaded_anew(server, rollout, release):

@@ -59,7 +59,11 @@ def test_a_run_is_staged_with_links_to_what_is_sealed_and_a_copy_of_the_store(ru
     assert (folder / "ensemble/index/index.faiss").samefile(sealed(run, "index/index.faiss"))
     store, exported = folder / "ensemble/store/online.db", sealed(run, "store/online.db")
     assert not store.samefile(exported) and store.read_bytes() == exported.read_bytes()
-    assert not (folder / "model.py").samefile(sealed(run, "../model.py")), "its time is changed to load it anew"
+    code = serve / "models" / MODEL_NAME / folder.name / "model.py"
+    assert not code.samefile(sealed(run, "../model.py")), "its time is changed to load it anew"
+    assert {path.name for path in code.parent.iterdir()} == {"model.py", "__pycache__"}, (
+        "Triton sees nothing that changes"
+    )
     identity = json.loads((folder / "identity.json").read_text())
     assert identity["sha256"]["ranker"] == file_sha256(sealed(run, "ranker.onnx"))
     assert identity["num_items"] == len(pq.read_table(sealed(run, "items.parquet")))

@@ -63,7 +63,7 @@ def served(stand_in_repository, tmp_path, monkeypatch):
     """A function that serves the stand-in as release 1."""
     folder = stand_in_repository() / MODEL_NAME / "1"
     identity = {"id": "1", "run": "/runs/1", "export": "1", "as_of": 0}
-    release = Release(folder, folder.parent / "config.pbtxt", identity["run"], identity)
+    release = Release(folder, folder / "model.py", folder.parent / "config.pbtxt", identity["run"], identity)
     monkeypatch.setattr("ensemble.rollout.checked_release", lambda run: release)
     monkeypatch.setattr("ensemble.served_repository.SERVED_MODELS", ())
     prepared_repository(Path("/runs/1"), tmp_path / "serve", ServingConfig())
