@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 
-from ensemble.request import DEFAULT_K, Reply, Request, RequestError, decoded
+from ensemble.request import DEFAULT_K, Reply, Request, RequestError, decoded, padded
 from ensemble.tls import ClientTls
 from ensemble.triton_config import (
     CANDIDATE_OUTPUTS,
@@ -274,11 +274,11 @@ def _tensors(request: Request) -> dict[str, np.ndarray]:
     tensors = {
         "user_id": request.user_id[:, None],
         "k": request.k.astype(np.int32)[:, None],
-        "exclude": _padded(request.exclude),
+        "exclude": padded(request.exclude),
         "timestamp": request.timestamp[:, None],
     }
     if any(ids is not None for ids in request.allow):
-        tensors["allow"] = _padded([() if ids is None else ids for ids in request.allow])
+        tensors["allow"] = padded(request.allow)
     return tensors
 
 
@@ -297,13 +297,6 @@ def _event_columns(event_ids, user_ids, item_ids, timestamps, attributes) -> dic
             raise RequestError(f"timestamp row {row} must be whole Unix seconds, got {moment!r:.80}")
     columns["timestamp"] = np.array(timestamps, dtype=np.int64)
     return columns
-
-
-def _padded(lists: Sequence[Sequence[str] | np.ndarray]) -> np.ndarray:
-    padded = np.full((len(lists), max(map(len, lists))), "", dtype=object)
-    for row, ids in zip(padded, lists, strict=True):
-        row[: len(ids)] = ids
-    return padded
 
 
 def _reply(outputs: dict[str, np.ndarray]) -> Reply:

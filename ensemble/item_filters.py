@@ -7,7 +7,6 @@ all of them see the same one while the stock changes.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ensemble.filter_config import FilterConfig
 from ensemble.item_rules import RuleError, mask_of
-from ensemble.stock import StockWatch, read_stock
+from ensemble.stock import read_stock, watch_stock
 
 # I items
 ATTRIBUTES = "item_attributes.parquet"
@@ -46,7 +45,8 @@ class ItemFilters:
     """
 
     def __init__(self, config: FilterConfig, attributes: pa.Table) -> None:
-        self._states: OrderedDict[int, FilterState] = OrderedDict()
+        self._states: dict[int, FilterState] = {}
+        """By number, the newest last; replaced as a whole."""
         self._changing = threading.Lock()
         self._by_rules_I: np.ndarray | None = None
         for name, rule in config.rules.items():
@@ -59,9 +59,7 @@ class ItemFilters:
         if config.stock.file:
             ids = attributes["item_id"].to_pylist()
             row_of_id = {str(item_id): row for row, item_id in enumerate(ids)}
-            self._watch = StockWatch(
-                config.stock, lambda: read_stock(config.stock, row_of_id, len(row_of_id)), self._set
-            )
+            watch_stock(config.stock, lambda: read_stock(config.stock, row_of_id, len(row_of_id)), self._set)
 
     @property
     def now(self) -> FilterState:
@@ -72,6 +70,10 @@ class ItemFilters:
         """The state of that number, or what holds now if it is long gone."""
         return self._states.get(number) or self.now
 
+    def at(self, number_B: np.ndarray) -> FilterState:
+        """The state that the users of a call began with: the same one for all of them."""
+        return self.state(int(number_B[0]))
+
     def _set(self, by_stock_I: np.ndarray | None) -> None:
         with self._changing:
             masks = [mask_I for mask_I in (self._by_rules_I, by_stock_I) if mask_I is not None]
@@ -80,9 +82,8 @@ class ItemFilters:
             num_against_rules, num_out_of_stock = (
                 0 if mask_I is None else int((~mask_I).sum()) for mask_I in (self._by_rules_I, by_stock_I)
             )
-            states = OrderedDict(list(self._states.items())[1 - _NUM_KEPT :])
-            states[number] = FilterState(number, allowed_I, num_against_rules, num_out_of_stock)
-            self._states = states
+            state = FilterState(number, allowed_I, num_against_rules, num_out_of_stock)
+            self._states = dict([*self._states.items(), (number, state)][-_NUM_KEPT:])
 
 
 _OPENED: dict[tuple[Path, str], ItemFilters] = {}

@@ -22,6 +22,11 @@ _NOTHING = CachedSlate(np.empty(0, np.int64), np.empty(0, np.int64))
 log = logging.getLogger(__name__)
 
 
+def score_of_place(num: int) -> np.ndarray:
+    """[num] float32: 1 / place, the score of an item of a slate that was made earlier."""
+    return 1 / np.arange(1, num + 1, dtype=np.float32)
+
+
 class _Ranked(NamedTuple):
     row_K: np.ndarray
     score_K: np.ndarray

@@ -13,7 +13,7 @@ import numpy as np
 from ensemble.catalogue import Catalogue
 from ensemble.config import ServingConfig
 from ensemble.item_filters import ItemFilters, filters_of
-from ensemble.known_slates import KnownSlates
+from ensemble.known_slates import KnownSlates, score_of_place
 from ensemble.request import Reply, Request
 from ensemble.trace import Trace
 
@@ -74,8 +74,8 @@ class LastResort:
             known_n, popular_n = self._rows_for(user_id, k, request.exclude[place], request.allow[place])
             row_n = np.concatenate([known_n, popular_n])
             slate_Bk[place, : len(row_n)] = row_n
-            # As the request path scores them: 1 / place of the slate, behind them what is popular.
-            score_Bk[place, : len(known_n)] = 1 / np.arange(1, len(known_n) + 1)
+            # As the request path scores them: those of the slate by their places, behind them what is popular.
+            score_Bk[place, : len(known_n)] = score_of_place(len(known_n))
             lower = 1 if len(known_n) else 0
             score_Bk[place, len(known_n) : len(row_n)] = self._items.popularity[popular_n] - lower
             if len(known_n):

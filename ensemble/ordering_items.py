@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ensemble.item_rules import mask_of
+from ensemble.ordering import NO_GROUP
 from ensemble.ordering_config import OrderingConfig
 from features.errors import CascadeError
 from features.schema import FIRST_KNOWN
 
 # I items  G capped attributes
-NO_GROUP = -1
 _AGE = "item_age_days"
 
 

@@ -17,12 +17,11 @@ from ensemble.operators.fetch_user_features import COLD, FetchUserFeatures
 from ensemble.operators.operator import Columns, RequestOperator
 from ensemble.operators.recall_slates import RecallSlates
 from ensemble.operators.retrieve_candidates import RetrieveCandidates
-from ensemble.request import FEATURE_TIME, Reply, Request
+from ensemble.request import FEATURE_TIME, Reply, Request, padded
 from ensemble.trace import Trace
 from features.artifact import ArtifactError, file_sha256
 
 HASHES, ENSEMBLE = "sha256.json", "ensemble.pkl"
-_NOTHING = np.empty(0, dtype=object)
 
 
 class Pipeline:
@@ -129,8 +128,8 @@ def columns_of(request: Request, as_of: int) -> Columns:
     return {
         "user": request.user_id,
         "k": request.k,
-        "exclude": _padded(request.exclude),
-        "allow": _padded([_NOTHING if ids is None else ids for ids in request.allow]),
+        "exclude": padded(request.exclude),
+        "allow": padded(request.allow),
         "timestamp": np.where(request.timestamp == FEATURE_TIME, as_of, request.timestamp),
         "seed": request.seed,
         "temperature": request.temperature,
@@ -138,14 +137,6 @@ def columns_of(request: Request, as_of: int) -> Columns:
         "deadline": request.deadline,
         "with_candidates": np.full(len(request), request.with_candidates),
     }
-
-
-def _padded(exclude: list[np.ndarray]) -> np.ndarray:
-    width = max(map(len, exclude), default=0)
-    padded = np.full((len(exclude), width), "", dtype=object)
-    for place, ids in zip(padded, exclude, strict=True):
-        place[: len(ids)] = ids
-    return padded
 
 
 def _filled(ids_BK: np.ndarray) -> np.ndarray:

@@ -37,7 +37,6 @@ MAX_TEMPERATURE = 1_000.0
 MAX_TIMEOUT_MS = 60_000
 
 _NOTHING = np.empty(0, dtype=object)
-_OF_ALL = ("with_candidates",)
 _OF_EXCLUDE = "send the most recent ones: items of the user's history are dropped without being sent"
 _OF_ALLOW = "send the ones that matter most, or leave it out and write a rule over item attributes"
 _MAX_BYTES_PER_CHARACTER = 4
@@ -133,7 +132,7 @@ class Request:
 
     def rows(self, rows: slice) -> Request:
         """The request of some of the users."""
-        per_user = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name not in _OF_ALL}
+        per_user = {name: getattr(self, name)[rows] for name in _per_user()}
         return Request(**per_user, with_candidates=self.with_candidates)
 
 
@@ -188,19 +187,18 @@ def join(requests: Sequence[Request]) -> tuple[Request, list[slice]]:
     slices = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     if len(requests) == 1:
         return requests[0], slices
-    joined = Request(
-        user_id=np.concatenate([request.user_id for request in requests]),
-        k=np.concatenate([request.k for request in requests]),
-        exclude=[row for request in requests for row in request.exclude],
-        timestamp=np.concatenate([request.timestamp for request in requests]),
-        allow=[row for request in requests for row in request.allow],
-        seed=np.concatenate([request.seed for request in requests]),
-        temperature=np.concatenate([request.temperature for request in requests]),
-        diversity=np.concatenate([request.diversity for request in requests]),
-        deadline=np.concatenate([request.deadline for request in requests]),
-        with_candidates=any(request.with_candidates for request in requests),
-    )
-    return joined, slices
+    per_user = {name: _end_to_end([getattr(request, name) for request in requests]) for name in _per_user()}
+    return Request(**per_user, with_candidates=any(request.with_candidates for request in requests)), slices
+
+
+def padded(lists: Sequence[Sequence[str] | np.ndarray | None]) -> np.ndarray:
+    """[B, N] object of str: lists of ids, one a user, as wide as the longest; "" pads. None is an empty list."""
+    width = max((0 if ids is None else len(ids) for ids in lists), default=0)
+    array = np.full((len(lists), width), "", dtype=object)
+    for row, ids in zip(array, lists, strict=True):
+        if ids is not None:
+            row[: len(ids)] = ids
+    return array
 
 
 def decoded(ids: np.ndarray) -> np.ndarray:
@@ -209,6 +207,15 @@ def decoded(ids: np.ndarray) -> np.ndarray:
     Raises: UnicodeDecodeError if an entry is not UTF-8.
     """
     return _object_array(_decode_all(ids.ravel().tolist())).reshape(ids.shape)
+
+
+def _per_user() -> list[str]:
+    """Fields of a Request with an entry for each user."""
+    return [field.name for field in fields(Request) if field.name != "with_candidates"]
+
+
+def _end_to_end(parts: list[Any]) -> Any:
+    return [row for part in parts for row in part] if isinstance(parts[0], list) else np.concatenate(parts)
 
 
 def _user_ids(user_ids: Any, max_batch_size: int | None) -> np.ndarray:

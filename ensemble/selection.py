@@ -8,7 +8,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from retrieval.best_first import item_of, score_of, smallest, sort_key
+from retrieval.best_first import sort_key, write_best
 
 NO_ITEM = -1
 _LAST = np.array(0xFFC00000, np.uint32).view(np.float32)[()]
@@ -77,6 +77,4 @@ def _fill_best(row_BK, score_BK, k_B, slate, slate_score):
                 score = score_BK[user, place]
                 key_K[num] = sort_key(_LAST if np.isnan(score) else score, row_BK[user, place])
                 num += 1
-        best = smallest(key_K[:num], k_B[user])
-        for place in range(len(best)):
-            slate[user, place], slate_score[user, place] = item_of(best[place]), score_of(best[place])
+        write_best(key_K[:num], slate[user, : k_B[user]], slate_score[user, : k_B[user]])

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pyarrow as pa
@@ -54,7 +55,7 @@ def _columns(config: StockConfig, path: Path) -> tuple[pa.Array, np.ndarray]:
     """Item ids, and whether each row says that the item can be had."""
     try:
         if path.suffix in (".parquet", ".pq"):
-            table = pq.read_table(path, columns=None)
+            table = pq.read_table(path)
         else:
             as_text = csv.ConvertOptions(column_types={config.item_id: pa.string()}, strings_can_be_null=True)
             table = csv.read_csv(path, convert_options=as_text)
@@ -89,43 +90,41 @@ def _is_available(column: pa.ChunkedArray, where: str) -> np.ndarray:
     return np.array([word in _TRUE for word in words], bool)
 
 
-class StockWatch:
-    """Looks for changes of the file in a thread of its own, and keeps the last table that could be used.
+def watch_stock(config: StockConfig, read: Callable[[], np.ndarray], on_change: Callable[[np.ndarray], None]) -> None:
+    """Read the file now, and again whenever it changes, in a thread of its own that lives as long as the process. A
+    table that cannot be used by then changes nothing: the last good one stays.
 
     Args:
         read: reads the file as it is now.
         on_change: gets each new mask [I], which never changes.
     Raises: StockError if the file cannot be used at the start.
     """
+    seen = _fingerprint(Path(config.file))
+    on_change(read())
+    Thread(target=_watch, args=(config, seen, read, on_change), name="stock", daemon=True).start()
 
-    def __init__(self, config: StockConfig, read: Callable[[], np.ndarray], on_change: Callable[[np.ndarray], None]):
-        self._path, self._poll_seconds = Path(config.file), config.poll_seconds
-        self._read, self._on_change = read, on_change
-        self._stopped = threading.Event()
-        self._seen = _fingerprint(self._path)
-        on_change(read())
-        self._thread = threading.Thread(target=self._watch, name="stock", daemon=True)
-        self._thread.start()
 
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(self._poll_seconds):
-            now = _fingerprint(self._path)
-            if now == self._seen:
-                continue
-            self._seen = now
-            try:
-                mask_I = self._read()
-            except Exception as error:  # whatever is wrong with it, the last good table goes on
-                metrics.count("cascade_stock_reads_total", outcome="refused")
-                _log.error("the stock table is not used, the last good one stays: %s", error)
-                continue
-            self._on_change(mask_I)
-            metrics.count("cascade_stock_reads_total", outcome="used")
-            _log.info("stock read again: %d of %d items can be had", int(mask_I.sum()), len(mask_I))
+def _watch(
+    config: StockConfig,
+    seen: tuple[int, ...] | None,
+    read: Callable[[], np.ndarray],
+    on_change: Callable[[np.ndarray], None],
+) -> None:
+    while True:
+        time.sleep(config.poll_seconds)
+        now = _fingerprint(Path(config.file))
+        if now == seen:
+            continue
+        seen = now
+        try:
+            mask_I = read()
+        except Exception as error:  # whatever is wrong with it, the last good table goes on
+            metrics.count("cascade_stock_reads_total", outcome="refused")
+            _log.error("the stock table is not used, the last good one stays: %s", error)
+            continue
+        on_change(mask_I)
+        metrics.count("cascade_stock_reads_total", outcome="used")
+        _log.info("stock read again: %d of %d items can be had", int(mask_I.sum()), len(mask_I))
 
 
 def _fingerprint(path: Path) -> tuple[int, ...] | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ensemble.candidates import CANDIDATES, widened
 from ensemble.catalogue import Catalogue
 from ensemble.item_filters import ATTRIBUTES, FilterState, filters_of
 from ensemble.operators.fetch_user_features import FALLBACK
@@ -22,11 +23,7 @@ class FillCandidates(RequestOperator):
         attributes: the items' raw attributes.
     """
 
-    outputs = {  # noqa: RUF012
-        "candidate_row": (np.int64, (None,)),
-        "retrieval_score": (np.float32, (None,)),
-        "candidate_sources": (np.float32, (None, None)),
-    }
+    outputs = CANDIDATES
 
     def __init__(self, items: Path, attributes: Path) -> None:
         super().__init__(**{"items.parquet": items, ATTRIBUTES: attributes})
@@ -36,14 +33,9 @@ class FillCandidates(RequestOperator):
         least_B = np.where(columns["is_restricted"], 0, least_B)
         if ((columns["candidate_row"] != NO_ITEM).sum(1) >= least_B).all():  # nearly always
             return {name: columns[name] for name in self.outputs}
-        ranking = self._ranking(self.opened_filters.state(int(columns["filter_state"][0])))
+        ranking = self._ranking(self.opened_filters.at(columns["filter_state"]))
         row_BK = fill(columns["candidate_row"], least_B, ranking, columns["forbidden_row"])
-        added = row_BK.shape[1] - columns["candidate_row"].shape[1]  # nobody proposed them
-        return {
-            "candidate_row": row_BK,
-            "retrieval_score": np.pad(columns["retrieval_score"], ((0, 0), (0, added))),
-            "candidate_sources": np.pad(columns["candidate_sources"], ((0, 0), (0, added), (0, 0))),
-        }
+        return widened(columns, row_BK.shape[1]) | {"candidate_row": row_BK}  # nobody proposed what was added
 
     def open(self, folder: Path) -> None:
         self.opened_items = Catalogue(folder / "items.parquet")

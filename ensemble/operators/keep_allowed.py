@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ensemble.candidates import CANDIDATES, widened
 from ensemble.catalogue import Catalogue, load_item_vectors
 from ensemble.item_filters import ATTRIBUTES, filters_of
 from ensemble.operators.fetch_user_features import FALLBACK
@@ -27,26 +28,17 @@ class KeepAllowed(RequestOperator):
         item_vectors: the retrieval stage's `item_vectors.parquet`.
     """
 
-    outputs = {  # noqa: RUF012
-        "candidate_row": (np.int64, (None,)),
-        "retrieval_score": (np.float32, (None,)),
-        "candidate_sources": (np.float32, (None, None)),
-    }
+    outputs = CANDIDATES
 
     def __init__(self, items: Path, attributes: Path, item_vectors: Path) -> None:
         super().__init__(**{"items.parquet": items, ATTRIBUTES: attributes, "item_vectors.parquet": item_vectors})
 
     def run(self, columns: Columns) -> Columns:
-        kept = {name: columns[name] for name in self.outputs}
         restricted = np.flatnonzero(columns["is_restricted"])
         if not len(restricted):
-            return kept
-        row_BK = kept["candidate_row"]
-        width = max(row_BK.shape[1], int(columns["wanted"][restricted].max()))
-        wider = [(0, 0), (0, width - row_BK.shape[1])]
-        row_BK = np.pad(row_BK, wider, constant_values=NO_ITEM)
-        score_BK = np.pad(kept["retrieval_score"], wider)
-        said_BKS = np.pad(kept["candidate_sources"], [*wider, (0, 0)])
+            return {name: columns[name] for name in self.outputs}
+        kept = widened(columns, int(columns["wanted"][restricted].max()))
+        row_BK, score_BK, said_BKS = (kept[name] for name in CANDIDATES)
         for user in restricted.tolist():
             allowed = self._allowed(columns, user)
             order, added = keep_allowed(row_BK[user], allowed, int(columns["wanted"][user]))
@@ -54,7 +46,7 @@ class KeepAllowed(RequestOperator):
             row_BK[user, :num_kept], row_BK[user, num_kept:num] = row_BK[user, order], added
             score_BK[user, :num_kept], said_BKS[user, :num_kept] = score_BK[user, order], said_BKS[user, order]
             row_BK[user, num:], score_BK[user, num_kept:], said_BKS[user, num_kept:] = NO_ITEM, 0, 0
-        return {"candidate_row": row_BK, "retrieval_score": score_BK, "candidate_sources": said_BKS}
+        return kept
 
     def open(self, folder: Path) -> None:
         self.opened_items = Catalogue(folder / "items.parquet")
@@ -65,7 +57,7 @@ class KeepAllowed(RequestOperator):
         """Item rows that the user may get, best first, ties by row."""
         allowed = np.unique(columns["allowed_row"][user])
         allowed = allowed[(allowed != NO_ITEM) & ~np.isin(allowed, columns["forbidden_row"][user])]
-        allowed_I = self.opened_filters.state(int(columns["filter_state"][user])).allowed_I
+        allowed_I = self.opened_filters.at(columns["filter_state"]).allowed_I
         if allowed_I is not None:
             allowed = allowed[allowed_I[allowed]]
         if columns["source"][user] >= FALLBACK:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ensemble.candidates import CANDIDATES
 from ensemble.operators.operator import Columns, RequestOperator
 from retrieval.candidates import load_merge
 
@@ -20,11 +21,7 @@ class MergeCandidates(RequestOperator):
         sources: the retrieval stage's `sources`.
     """
 
-    outputs = {  # noqa: RUF012
-        "candidate_row": (np.int64, (None,)),
-        "retrieval_score": (np.float32, (None,)),
-        "candidate_sources": (np.float32, (None, None)),
-    }
+    outputs = CANDIDATES
 
     def __init__(self, sources: Path) -> None:
         super().__init__(sources=sources)

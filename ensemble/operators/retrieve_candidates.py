@@ -111,5 +111,5 @@ class RetrieveCandidates(RequestOperator):
             self.opened_rows.of_ids(columns["history"][asked]),
             columns["forbidden_row"][asked],
             columns["query_vector"][asked],
-            self.opened_filters.state(int(columns["filter_state"][0])).allowed_I,
+            self.opened_filters.at(columns["filter_state"]).allowed_I,
         )

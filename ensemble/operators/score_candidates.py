@@ -57,19 +57,19 @@ class ScoreCandidates(RequestOperator):
         row_BK, source_B = columns["candidate_row"], columns["source"]
         if not row_BK.shape[1]:
             return {"score": np.empty(row_BK.shape, np.float32), "source": source_B}
-        popularity_BK = self.opened_items.popularity[row_BK]
-        score_BK = self._in_retrieval_order(columns["retrieval_score"], popularity_BK)
-        if (source_B < FALLBACK).any():
+        is_ranked_B = source_B < FALLBACK
+        score_BK = np.empty(row_BK.shape, np.float32)
+        if is_ranked_B.any():
             try:
-                ranked_BK = self.opened_guard.call(
+                score_BK = self.opened_guard.call(
                     self._ranked, columns, within_seconds=seconds_left(columns["deadline"])
                 )
-                score_BK = np.where((source_B < FALLBACK)[:, None], ranked_BK, score_BK)
             except StageError:
-                source_B = np.where(source_B < FALLBACK, UNRANKED, source_B)
-        has_popular_B1 = ((source_B == FALLBACK) | (source_B == DEGRADED))[:, None]
-        score_BK = np.where(has_popular_B1, popularity_BK, score_BK)
-        return {"score": np.where(row_BK == NO_ITEM, -np.inf, score_BK).astype(np.float32), "source": source_B}
+                source_B = np.where(is_ranked_B, UNRANKED, source_B)
+                is_ranked_B = np.zeros_like(is_ranked_B)
+        if not is_ranked_B.all():
+            score_BK = np.where(is_ranked_B[:, None], score_BK, self._without_ranker(columns, source_B))
+        return {"score": np.where(row_BK == NO_ITEM, np.float32(-np.inf), score_BK), "source": source_B}
 
     def _ranked(self, columns: Columns) -> np.ndarray:
         """[B, K] the ranker's scores."""
@@ -85,9 +85,14 @@ class ScoreCandidates(RequestOperator):
         each_part(len(row_BK), score)
         return score_BK
 
-    def _in_retrieval_order(self, retrieval_score_BK: np.ndarray, popularity_BK: np.ndarray) -> np.ndarray:
-        """Items that nobody proposed have 0; they come last, the popular ones first."""
-        return np.where(retrieval_score_BK > 0, retrieval_score_BK, popularity_BK - 1)
+    def _without_ranker(self, columns: Columns, source_B: np.ndarray) -> np.ndarray:
+        """[B, K] popularity for users of whom nothing is known; for others the order of retrieval, and behind it the
+        items that nobody proposed, whose score there is 0, the popular ones first."""
+        popularity_BK = self.opened_items.popularity[columns["candidate_row"]]
+        proposed_BK = columns["retrieval_score"]
+        in_order_BK = np.where(proposed_BK > 0, proposed_BK, popularity_BK - 1)
+        has_popular_B1 = ((source_B == FALLBACK) | (source_B == DEGRADED))[:, None]
+        return np.where(has_popular_B1, popularity_BK, in_order_BK)
 
     def _of_the_moment(self, columns: Columns) -> Columns:
         last_B = columns["last_timestamp"]

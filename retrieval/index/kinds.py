@@ -13,7 +13,6 @@ import faiss
 import numpy as np
 
 from retrieval.config import IndexConfig
-from retrieval.index.products import fill_products
 from retrieval.index.space import SphereSpace
 
 # Q queries  D embedding  W width as stored  N vectors  K candidates
@@ -204,17 +203,6 @@ class IvfPq:
         index = faiss.IndexRefineFlat(codes, faiss.swig_ptr(item_NW))
         index.k_factor = self.index.k_factor
         return IvfPq(index, self.space)
-
-
-def inner_products(kind: Kind, query_QW: np.ndarray, position_QK: np.ndarray) -> np.ndarray:
-    """[Q, K] float32 of each query with its vectors; -inf where the position is -1.
-
-    Every kind's scores come from here, so that an item's score does not depend on the way it was found.
-    """
-    score_QK = np.full(position_QK.shape, -np.inf, np.float32)
-    for score_K, query_W, position_K in zip(score_QK, query_QW, position_QK, strict=True):
-        fill_products(position_K, view(kind.raw), query_W, score_K)
-    return score_QK
 
 
 def exactly_nearest(kind: Kind, query_QW: np.ndarray, k: int, selector: Any) -> np.ndarray:

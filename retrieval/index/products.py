@@ -7,7 +7,7 @@ import numpy as np
 
 from retrieval.best_first import FORBIDDEN, FREE, is_open, item_of, mark, score_of, smallest, sort_key
 
-# K candidates  P found positions  N vectors  W width as stored
+# P found positions  N vectors  W width as stored
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
@@ -17,14 +17,6 @@ def product(one_W, other_W):
     for place in range(len(one_W)):
         total += one_W[place] * other_W[place]
     return total
-
-
-@numba.njit(nogil=True, cache=True)
-def fill_products(position_K, vector_NW, query_W, score_K):
-    """The score of each position; places where it is negative stay as they are."""
-    for place in range(len(position_K)):
-        if position_K[place] >= 0:
-            score_K[place] = product(vector_NW[position_K[place]], query_W)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -56,9 +56,8 @@ class Covisitation:
         return replace(self, similarity=strongest_neighbours(scaled.tocsr(), NUM_NEIGHBOURS))
 
     def propose(self, users: Users, k: int) -> Proposals:
-        history_BN = users.history_BN[:, :LAST_N]
-        weight_N, forbidden_BS = fading(history_BN, self.decay), users.forbidden_BS
-        return best_by_votes(history_BN, weight_N, self.similarity, forbidden_BS, k, allowed_I=users.allowed_I)
+        weight_N = fading(users.history_BN[:, :LAST_N], self.decay)
+        return best_by_votes(users, weight_N, self.similarity, k)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -58,15 +58,7 @@ class Linear:
 
     def propose(self, users: Users, k: int) -> Proposals:
         weight_N = fading(users.history_BN, 1.0)
-        return best_by_votes(
-            users.history_BN,
-            weight_N,
-            self.weights,
-            users.forbidden_BS,
-            k,
-            allowed_I=users.allowed_I,
-            repeats_count=False,
-        )
+        return best_by_votes(users, weight_N, self.weights, k, repeats_count=False)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

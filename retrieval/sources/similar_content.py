@@ -68,10 +68,7 @@ class SimilarContent:
         return replace(self, similarity=sparse.csr_matrix(spread @ of_had))
 
     def propose(self, users: Users, k: int) -> Proposals:
-        weight_N = fading(users.history_BN, self.decay)
-        return best_by_votes(
-            users.history_BN, weight_N, self.similarity, users.forbidden_BS, k, allowed_I=users.allowed_I
-        )
+        return best_by_votes(users, fading(users.history_BN, self.decay), self.similarity, k)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -22,37 +22,28 @@ from retrieval.best_first import (
     sort_key,
     write_best,
 )
-from retrieval.sources.source import NO_ITEM, Proposals
+from retrieval.sources.source import NO_ITEM, Proposals, Users
 
 # B users  N history length  I items  S forbidden items  K candidates  V voters  T items with a vote
 
 
 def best_by_votes(
-    history_BN: np.ndarray,
-    weight_N: np.ndarray,
-    similarity: sparse.csr_matrix,
-    forbidden_BS: np.ndarray,
-    k: int,
-    *,
-    allowed_I: np.ndarray | None = None,
-    repeats_count: bool = True,
+    users: Users, weight_N: np.ndarray, similarity: sparse.csr_matrix, k: int, *, repeats_count: bool = True
 ) -> Proposals:
     """The k items with the largest sums over the history of weight_n similarity(item_n, j); ties by item row.
 
     Items with a sum of 0 or less and forbidden ones are left out. Row b depends on user b only, to the bit.
 
     Args:
-        history_BN: item rows, the newest first; NO_ITEM pads.
-        weight_N: float32 weight of each place.
+        weight_N: float32 weight of each of the newest N places of the histories; older ones have no vote.
         similarity: [I, I] float32.
-        allowed_I: bool, of what may be shown to anybody; None for everything.
         repeats_count: whether an item that stands several times in a history has the sum of its weights, or 1.
     """
-    found = Proposals.nothing(len(history_BN), k)
+    found = Proposals.nothing(len(users), k)
     _fill(
-        np.ascontiguousarray(history_BN, np.int64),
-        np.ascontiguousarray(forbidden_BS, np.int64),
-        mask_of(allowed_I),
+        np.ascontiguousarray(users.history_BN[:, : len(weight_N)], np.int64),
+        np.ascontiguousarray(users.forbidden_BS, np.int64),
+        mask_of(users.allowed_I),
         weight_N.astype(np.float32),
         repeats_count,
         similarity.indptr,

@@ -1,10 +1,11 @@
-"""A Triton model with a known answer in place of the pipeline, for the tests of the serving edge."""
+"""A Triton model with a known answer in place of the pipeline, for the tests of the serving edge; and a client."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ensemble.client import RecommendClient
 from ensemble.triton_config import MODEL_NAME, triton_config
 
 STAND_IN = '''
@@ -55,6 +56,13 @@ class TritonPythonModel(Served):
             time.sleep(1000)
         return StandIn()
 '''
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    """A client of the server that a test file starts."""
+    with RecommendClient(server.grpc_url, timeout_seconds=60) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -47,12 +47,6 @@ def server(run):
 
 
 @pytest.fixture(scope="module")
-def client(server):
-    with RecommendClient(server.grpc_url, timeout_seconds=60) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def users(run):
     table = pq.read_table(run / "etl/users.parquet", columns=["raw_id", "num_events"])
     return table["raw_id"].filter(np.asarray(table["num_events"]) > 0).to_pylist()

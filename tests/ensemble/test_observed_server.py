@@ -50,12 +50,6 @@ def server(stand_in_repository, folder):
         yield server
 
 
-@pytest.fixture
-def client(server):
-    with RecommendClient(server.grpc_url, timeout_seconds=60) as client:
-        yield client
-
-
 def samples(server):
     """Values of the metrics endpoint by name and labels, less the model's, the version's and the process's."""
     text = urllib.request.urlopen(server.metrics_url).read().decode()

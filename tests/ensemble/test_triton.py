@@ -36,12 +36,6 @@ def server(repository, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(server):
-    with RecommendClient(server.grpc_url, timeout_seconds=60) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def asked(small_run):
     """Arguments of `recommend` for 64 users of all kinds, each with its own k, exclude list and time."""
     rng = np.random.default_rng(2)
