@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
-from pipelines.commands import ADDRESSES, remember, remember_served, run_folder, saved_config
+from pipelines.commands import ADDRESSES, CommandError, remember, remember_served, run_folder, saved_config
 
 
 def serve(options: Namespace) -> None:
@@ -14,9 +14,12 @@ def serve(options: Namespace) -> None:
     from ensemble.json_log import JsonLog
     from ensemble.rollout import prepared_repository
     from ensemble.server import TritonServer, serve_forever
+    from pipelines.stages import NO_USERS
 
     out = run_folder(options)
     config = saved_config(options, out)
+    if config.data.holds_impressions:
+        raise CommandError(f"{out}: serving {NO_USERS}")
     (out / "serve").mkdir(exist_ok=True)
     remember(out)
     remember_served(out)

@@ -88,7 +88,16 @@ def log_lines(folder, *words):
 
 def test_the_metrics_endpoint_counts_what_callers_saw(server, client):
     client.recommend(["warm"])
-    assert grown(server, {}, ("cascade_requests_total", ("outcome", "ok")), 1)
+    for key in (  # series are published one after the other: all that are looked at below must be there
+        ("cascade_requests_total", ("outcome", "ok")),
+        ("cascade_users_total", ("source", "personal")),
+        ("cascade_run_users_bucket", ("le", "1")),
+        ("cascade_run_users_bucket", ("le", "2")),
+        ("cascade_run_users_bucket", ("le", "+Inf")),
+        ("cascade_run_users_sum",),
+        ("cascade_run_seconds_count",),
+    ):
+        assert grown(server, {}, key, 1)
     before = samples(server)
     for users in (["a"], ["b", "c"], ["d"] * 64):
         client.recommend(users)
