@@ -18,6 +18,7 @@ from tritonclient.grpc import model_config_pb2
 
 from ensemble.client import RecommendClient
 from ensemble.config import ServingConfig
+from ensemble.metrics_publisher import SECONDS_BETWEEN
 from ensemble.pipeline import Pipeline
 from ensemble.request import Request
 from ensemble.request_log_config import RequestLogConfig
@@ -70,8 +71,13 @@ def answered(folder, users):
 
         with ThreadPoolExecutor(8) as pool:
             replies = dict(zip(asked, pool.map(call, asked), strict=True))
-        time.sleep(1.5)  # the first files are whole while the server runs
+        # The first files are whole, and on the endpoint, while the server runs.
+        deadline = time.monotonic() + 60
+        while b"\ncascade_request_log_rows_total{" not in urllib.request.urlopen(server.metrics_url).read():
+            assert time.monotonic() < deadline, "no file of the log within a minute"
+            time.sleep(0.2)
         assert list((folder / "requests").glob("requests-*.parquet"))
+        time.sleep(2 * SECONDS_BETWEEN)  # what was counted before is told
         (folder / "metrics.txt").write_bytes(urllib.request.urlopen(server.metrics_url).read())
     return {request_id: (asked[request_id], reply) for request_id, reply in replies.items()}
 
