@@ -31,6 +31,11 @@ class DeadlineConfig:
     cool_down_seconds: Annotated[float, Field(gt=0)] = 2.0
     """Seconds until it is tried again, with one request."""
 
+    @property
+    def least_seconds(self) -> float:
+        """The shortest of the parts' limits."""
+        return min(self.store_ms, self.candidates_ms, self.ranker_ms) / 1e3
+
 
 def seconds_left(deadline_B: np.ndarray) -> float:
     """Seconds until the first of the users' deadlines: the most impatient one rules a joined run.

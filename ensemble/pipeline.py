@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import cloudpickle
 import numpy as np
 from merlin.systems.dag import Ensemble
 
-from ensemble.chain_executor import run_chain
+from ensemble.chain_executor import ChainRun
 from ensemble.config import ServingConfig
+from ensemble.deadline import DeadlineConfig
 from ensemble.graph import operators_of
 from ensemble.last_resort import LastResort
 from ensemble.operators.fetch_user_features import COLD, FetchUserFeatures
@@ -19,6 +21,8 @@ from ensemble.operators.recall_slates import RecallSlates
 from ensemble.operators.retrieve_candidates import RetrieveCandidates
 from ensemble.request import FEATURE_TIME, Reply, Request, padded
 from ensemble.trace import Trace
+from ensemble.user_threads import search_on_one_thread
+from ensemble.watch import Watcher
 from features.artifact import ArtifactError, file_sha256
 
 HASHES, ENSEMBLE = "sha256.json", "ensemble.pkl"
@@ -30,9 +34,10 @@ class Pipeline:
     Args:
         ensemble: the opened request graph.
         as_of: Unix seconds; the moment up to which the features know the users.
+        deadlines: of the parts.
     """
 
-    def __init__(self, ensemble: Ensemble, as_of: int) -> None:
+    def __init__(self, ensemble: Ensemble, as_of: int, deadlines: DeadlineConfig) -> None:
         self.operators: list[RequestOperator] = operators_of(ensemble)
         """The operators of the request path, first to last."""
         recalling = next(one for one in self.operators if isinstance(one, RecallSlates))
@@ -40,6 +45,7 @@ class Pipeline:
         self.last_resort = LastResort(recalling.opened_items, recalling.opened_filters, recalling.opened_slates)
         """Answers a request whose run failed."""
         self.as_of = as_of
+        self._watcher = Watcher(deadlines.least_seconds, search_on_one_thread)
 
     @classmethod
     def load(cls, version_folder: Path, config: ServingConfig | None = None) -> Pipeline:
@@ -63,10 +69,11 @@ class Pipeline:
             if not (folder / name).is_file() or file_sha256(folder / name) != expected:
                 raise ArtifactError(f"{folder / name} is missing or damaged; run `export` again")
         ensemble = cloudpickle.loads((folder / ENSEMBLE).read_bytes())
+        config = config or ServingConfig()
         for operator in operators_of(ensemble):
-            operator.opened_config = config or ServingConfig()
+            operator.opened_config = config
             operator.load_artifacts(str(folder))
-        pipeline = cls(ensemble, as_of)
+        pipeline = cls(ensemble, as_of, config.deadlines)
         pipeline.warm_up()
         return pipeline
 
@@ -114,7 +121,9 @@ class Pipeline:
     def columns(self, request: Request, trace: Trace | None = None) -> Columns:
         """Every column that the operators made on the way to the reply, [B, ...]; `trace` gets them too."""
         trace = trace or Trace()
-        trace.columns = run_chain(self.operators, columns_of(request, self.as_of), trace)
+        run = ChainRun(self.operators, columns_of(request, self.as_of), trace)
+        deadline = float(request.deadline.min(initial=math.inf))
+        trace.columns = run.finish() if deadline == math.inf else self._watcher.run(run.finish, deadline)
         self._remember(trace.columns)
         return trace.columns
 

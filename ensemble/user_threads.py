@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from itertools import pairwise
+from threading import local
 
 import faiss
 
 MIN_USERS = 8
 """Users that a thread must have to be worth waking."""
+_of_thread = local()
 
 
 def each_part(num_users: int, work: Callable[[slice], None]) -> None:
@@ -42,9 +43,11 @@ def num_threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-@cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, num_threads() - 1), "users", initializer=search_on_one_thread)
+    """Of the calling thread alone: where one is left behind in a part that hangs, so are its helpers."""
+    if not hasattr(_of_thread, "pool"):
+        _of_thread.pool = ThreadPoolExecutor(max(1, num_threads() - 1), "users", initializer=search_on_one_thread)
+    return _of_thread.pool
 
 
 def search_on_one_thread() -> None:

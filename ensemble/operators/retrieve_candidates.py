@@ -101,7 +101,7 @@ class RetrieveCandidates(RequestOperator):
         self.opened_index = load(folder / "index", expected_model=file_sha256(folder / "query_encoder.onnx"))
         self.opened_stage = load_stage(folder / "sources", self.opened_index, items["num_events"].to_numpy())
         deadlines = self.opened_config.deadlines
-        self.opened_guard = guard_of("candidates", deadlines.candidates_ms, deadlines, search_on_one_thread)
+        self.opened_guard = guard_of("candidates", deadlines.candidates_ms, deadlines)
 
     def users(self, columns: Columns, asked: np.ndarray) -> Users:
         """Some of the users, as the sources are asked for them."""

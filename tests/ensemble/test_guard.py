@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ensemble.deadline import seconds_left
 from ensemble.guard import Guard, StageError, StageFailed, StageGone, StageTimeout
 from ensemble.request import RequestError
 from ensemble.serving_metrics import metrics
+from ensemble.watch import Watcher
 
 LIMIT, NUM_FAILURES, COOL_DOWN = 0.08, 3, 10.0
 
@@ -43,6 +45,12 @@ def guard(clock) -> Guard:
     return Guard("part", LIMIT, NUM_FAILURES, COOL_DOWN, clock=clock)
 
 
+def watched_call(guard: Guard, function, *arguments, within_seconds: float):
+    """One guarded call as the whole of a run that is watched."""
+    work = partial(guard.call, function, *arguments, within_seconds=within_seconds)
+    return Watcher(LIMIT).run(work, time.monotonic() + within_seconds)
+
+
 def fail() -> None:
     raise KeyError("broken")
 
@@ -61,16 +69,9 @@ def test_what_the_part_returns_and_raises_reaches_the_caller(guard, within_secon
     assert 'raise KeyError("broken")' in caplog.text
 
 
-def test_without_a_deadline_the_part_runs_on_the_callers_thread(guard):
-    assert guard.call(threading.get_ident) == threading.get_ident()
-    assert guard.call(threading.get_ident, within_seconds=1) != threading.get_ident()
-
-
-def test_the_thread_is_prepared_before_its_first_call():
-    prepared = []
-    guard = Guard("part", 1.0, prepare=lambda: prepared.append(threading.get_ident()))
-    assert not prepared
-    assert [guard.call(threading.get_ident, within_seconds=1)] == prepared
+def test_without_a_watcher_the_part_runs_on_the_callers_thread_and_takes_as_long_as_it_takes(guard):
+    assert guard.call(threading.get_ident, within_seconds=1) == threading.get_ident()
+    assert Guard("part", 0.001).call(lambda: time.sleep(0.01) or 7, within_seconds=0.002) == 7
 
 
 @pytest.mark.parametrize("within_seconds", [np.inf, 1.0])
@@ -113,34 +114,42 @@ def test_a_caller_waits_no_longer_than_its_deadline_and_never_longer_than_the_pa
         guard = Guard("part", LIMIT)
         began = time.monotonic()
         with pytest.raises(StageTimeout, match="no answer"):
-            guard.call(release.wait, within_seconds=within_seconds)
+            watched_call(guard, release.wait, within_seconds=within_seconds)
         assert expected <= time.monotonic() - began < expected + 0.05
     release.set()
 
 
 def test_a_hanging_part_is_gone_at_once_for_everybody_with_one_thread_and_comes_back():
-    guard, release = Guard("part", LIMIT, NUM_FAILURES, COOL_DOWN), threading.Event()
+    guard, release, watcher = Guard("part", LIMIT, NUM_FAILURES, COOL_DOWN), threading.Event(), Watcher(LIMIT)
+
+    def call(function, within_seconds):
+        return watcher.run(partial(guard.call, function, within_seconds=within_seconds), time.monotonic() + 1)
+
     with pytest.raises(StageTimeout):
-        guard.call(release.wait, within_seconds=1)
-    time.sleep(0.01)
-    num_threads = threading.active_count()
+        call(release.wait, 1)
+    num_threads = threading.active_count()  # the one that hangs, and the one that goes on in its place
     began = time.monotonic()
     for within_seconds in [1.0, np.inf] * 50:
         with pytest.raises(StageGone, match="hangs"):
-            guard.call(int, within_seconds=within_seconds)
-    assert time.monotonic() - began < LIMIT and threading.active_count() == num_threads
+            call(int, within_seconds)
+    assert time.monotonic() - began < LIMIT and threading.active_count() <= num_threads
     release.set()
     time.sleep(0.02)
-    assert guard.call(int, within_seconds=1) == 0
+    assert call(int, 1) == 0
 
 
 def test_an_impatient_caller_takes_the_part_from_nobody():
     guard = Guard("part", 1.0, num_failures=1)
     with pytest.raises(StageTimeout):
-        guard.call(time.sleep, 0.1, within_seconds=0.02)
+        watched_call(guard, time.sleep, 0.1, within_seconds=0.02)
     began = time.monotonic()
-    assert guard.call(int, within_seconds=1.0) == 0  # waits for the call that was left behind
+    assert watched_call(guard, int, within_seconds=1.0) == 0  # waits for the call that was left behind
     assert 0.04 < time.monotonic() - began < 0.2
+
+
+def test_nobody_begins_after_the_deadline(guard):
+    with pytest.raises(StageTimeout, match="after the deadline"):
+        watched_call(guard, pytest.fail, "asked", within_seconds=-0.001)
 
 
 def test_calls_of_several_callers_never_overlap():
