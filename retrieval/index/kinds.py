@@ -19,6 +19,8 @@ from retrieval.index.space import SphereSpace
 MEASURED_AT = 100
 """Candidates at which the breadth is set; a deeper search is broadened in proportion."""
 _POINTS_PER_CELL, _TRAINING_ROUNDS, _SEED = 64, 10, 1_234
+_QUERY_BY_QUERY = 11
+"""FAISS's scan of codes that looks at no two queries together, whose ties it would break in another way than alone."""
 _TINY = np.finfo(np.float32).tiny  # NumPy takes a tenth of a millisecond to look it up
 
 # FAISS answers many queries (Q x D beyond this number) with a matrix product and fewer one by one, which round
@@ -42,7 +44,8 @@ class Kind(Protocol):
         ...
 
     def nearest(self, query_QW: np.ndarray, k: int, selector: Any, broadened: float) -> np.ndarray:
-        """Positions [Q, at least k] of the vectors that may be best, in no order, -1 in empty places.
+        """Positions [Q, at least k] of the vectors that may be best, in no order, -1 in empty places; those of a query
+        do not depend on the others.
 
         Args:
             selector: the FAISS selector of what may be answered; None for everything.
@@ -151,6 +154,7 @@ class IvfPq:
         self.index, self.space = index, space
         self.codes = faiss.downcast_index(index.base_index)
         self.raw = faiss.downcast_index(index.refine_index)
+        self.codes.implem = _QUERY_BY_QUERY
         self.dim: int = index.d - 1
         self._radius = _length(self.raw)
 

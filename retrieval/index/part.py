@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,18 +22,19 @@ to be searched so broadly that it takes as long."""
 MOST_OVERFETCHED = 4
 """Up to so many times the items wanted are found without a filter and filtered then: a selector makes FAISS's scan of
 codes ten times as slow."""
-_SAME = np.empty(0, np.int64)
-"""For the kernel: position n is item row n."""
+_STEP = 32
+"""Forbidden items of a query are counted in steps of so many."""
 
 
 @dataclass(frozen=True, eq=False)
 class Mask:
     """Which of N positions may be found. Its arrays never change."""
 
-    num_positions: int
     num_allowed: int
     allowed_N: np.ndarray | None
     """bool; None for all."""
+    num_taken: int = 0
+    """How many positions one query may not have beside what nobody may."""
 
     @property
     def kernel_N(self) -> np.ndarray:
@@ -74,6 +75,7 @@ class Part:
     def without(self, rows: np.ndarray) -> Part:
         """The part after these item rows are gone from it; it may not have all of them."""
         position = self._positions(rows)
+        position = position[position != NO_ITEM]
         if not len(position):
             return self
         alive_N = np.ones(len(self), bool) if self.alive_N is None else self.alive_N.copy()
@@ -90,43 +92,52 @@ class Part:
         self, query_QD: np.ndarray, k: int, forbidden_QS: np.ndarray | None, allowed_I: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Item rows [Q, k] and scores [Q, k], best first, equal scores by row; NO_ITEM and -inf in empty places."""
-        query_QW = self.kind.queries(query_QD)
         mask = self._mask(allowed_I)
+        query_QW = np.ascontiguousarray(self.kind.queries(query_QD))
+        forbidden_QS = np.empty((len(query_QD), 0), np.int64) if forbidden_QS is None else self._positions(forbidden_QS)
         row_QK = np.full((len(query_QD), k), NO_ITEM, np.int64)
         score_QK = np.full(row_QK.shape, -np.inf, np.float32)
-        mark_N = MARKS.of(len(self))
-        vector_NW = view(self.kind.raw)
-        row_N = _SAME if self.row_N is None else self.row_N
-        nothing = np.empty(0, np.int64)
-        # One by one: how FAISS breaks ties between codes may depend on the number of queries.
-        for query in range(len(query_QD)):
-            forbidden = nothing if forbidden_QS is None else self._positions(forbidden_QS[query])
-            position_P = self._near(query_QW[query : query + 1], k, mask, forbidden)
-            found = row_QK[query], score_QK[query]
-            num = fill_best(position_P, vector_NW, query_QW[query], mask.kernel_N, forbidden, row_N, mark_N, *found)
-            if num < k and len(position_P) < len(self):  # what was left of the approximate ones is too little
-                taken = self._without(mask, np.unique(forbidden))
-                if num < taken.num_allowed:
-                    position_P = exactly_nearest(self.kind, query_QW[query : query + 1], k, taken.selector())[0]
-                    fill_best(position_P, vector_NW, query_QW[query], mask.kernel_N, forbidden, row_N, mark_N, *found)
+        given = view(self.kind.raw), query_QW, mask.kernel_N, forbidden_QS, self._kernel_row_N, MARKS.of(len(self))
+        for asked, position_AP in self._near(query_QW, k, mask, forbidden_QS):
+            num_A = fill_best(asked, position_AP, *given, row_QK, score_QK)
+            if position_AP.shape[1] == len(self):
+                continue
+            for place in np.flatnonzero(num_A < k):  # what was left of the approximate ones may be too little
+                one = asked[place : place + 1]
+                taken = self._without(mask, forbidden_QS[one[0]])
+                if num_A[place] < taken.num_allowed:
+                    position_1P = exactly_nearest(self.kind, query_QW[one], k, taken.selector())
+                    fill_best(one, position_1P, *given, row_QK, score_QK)
         return row_QK, score_QK
 
-    def _near(self, query_1W: np.ndarray, k: int, mask: Mask, forbidden: np.ndarray) -> np.ndarray:
-        """Positions that hold the k best allowed ones, among others that are not allowed."""
-        share = mask.num_allowed / max(len(self), 1)
-        depth = math.ceil((k + len(forbidden)) / max(share, EXACT_SHARE))
-        if depth <= MOST_OVERFETCHED * max(k, MEASURED_AT):
-            return self.kind.nearest(query_1W, min(depth, len(self)), None, 1.0)[0]
-        taken = self._without(mask, np.unique(forbidden))
+    def _near(
+        self, query_QW: np.ndarray, k: int, mask: Mask, forbidden_QS: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Some of the queries [A] at a time, with positions [A, P] that hold each one's k best allowed ones, among
+        others that are not allowed. What is found for a query does not depend on the others."""
+        share = max(mask.num_allowed / max(len(self), 1), EXACT_SHARE)
+        num_forbidden_Q = (forbidden_QS != NO_ITEM).sum(1)
+        # Rounded up, so that those with a few forbidden items more or less are searched together.
+        depth_Q = np.ceil((k + _STEP * np.ceil(num_forbidden_Q / _STEP)) / share).astype(np.int64)
+        few_Q = depth_Q <= MOST_OVERFETCHED * max(k, MEASURED_AT)
+        for depth in sorted({*depth_Q[few_Q].tolist()}):
+            asked = np.flatnonzero(depth_Q == depth)
+            yield asked, self.kind.nearest(query_QW[asked], min(depth, len(self)), None, 1.0)
+        for query in np.flatnonzero(~few_Q):
+            asked = np.array([query])
+            yield asked, self._allowed_near(query_QW[asked], k, self._without(mask, forbidden_QS[query]))
+
+    def _allowed_near(self, query_1W: np.ndarray, k: int, taken: Mask) -> np.ndarray:
+        """Positions [1, P] of the k nearest that the mask allows."""
         k = min(k, taken.num_allowed)
         if not k:
-            return np.empty(0, np.int64)
+            return np.empty((1, 0), np.int64)
         share = taken.num_allowed / len(self)
         if share < EXACT_SHARE:
-            return exactly_nearest(self.kind, query_1W, k, taken.selector())[0]
+            return exactly_nearest(self.kind, query_1W, k, taken.selector())
         # What a user may not see is often the nearest: it takes places in the breadth.
-        broadened = (1 + len(forbidden) / max(k, MEASURED_AT)) / share
-        return self.kind.nearest(query_1W, k, taken.selector(), broadened)[0]
+        broadened = (1 + taken.num_taken / max(k, MEASURED_AT)) / share
+        return self.kind.nearest(query_1W, k, taken.selector(), broadened)
 
     def _mask(self, allowed_I: np.ndarray | None) -> Mask:
         """What both the caller and the part allow; the same array gives the same Mask, made once."""
@@ -143,7 +154,7 @@ class Part:
         if self.alive_N is not None:
             allowed_N = self.alive_N if allowed_N is None else allowed_N & self.alive_N
         num_allowed = len(self) if allowed_N is None else int(allowed_N.sum())
-        mask = Mask(len(self), num_allowed, allowed_N)
+        mask = Mask(num_allowed, allowed_N)
         self._last_mask[0] = (allowed_I, mask)
         return mask
 
@@ -152,16 +163,23 @@ class Part:
         return [(None, None)]
 
     def _without(self, mask: Mask, positions: np.ndarray) -> Mask:
+        """The mask without some positions, in which NO_ITEM pads."""
+        positions = np.unique(positions[positions != NO_ITEM])
         if not len(positions):
             return mask
         allowed_N = np.ones(len(self), bool) if mask.allowed_N is None else mask.allowed_N.copy()
-        num_taken = int(np.count_nonzero(allowed_N[positions]))
+        num_allowed = mask.num_allowed - int(np.count_nonzero(allowed_N[positions]))
         allowed_N[positions] = False
-        return Mask(len(self), mask.num_allowed - num_taken, allowed_N)
+        return Mask(num_allowed, allowed_N, len(positions))
+
+    @cached_property
+    def _kernel_row_N(self) -> np.ndarray:
+        """For the kernel: without entries, position n is item row n."""
+        return np.empty(0, np.int64) if self.row_N is None else self.row_N
 
     def _positions(self, rows: np.ndarray) -> np.ndarray:
-        """Positions of those rows that the part has."""
+        """Positions of rows, in the same shape; NO_ITEM for those that the part does not have."""
         if self.row_N is None:
-            return rows[(rows >= 0) & (rows < len(self))]
+            return np.where(rows < len(self), rows, NO_ITEM)
         position = np.minimum(np.searchsorted(self.row_N, rows), len(self) - 1)
-        return position[self.row_N[position] == rows]
+        return np.where(self.row_N[position] == rows, position, NO_ITEM)

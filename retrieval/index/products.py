@@ -7,7 +7,7 @@ import numpy as np
 
 from retrieval.best_first import FORBIDDEN, FREE, is_open, item_of, mark, score_of, smallest, sort_key
 
-# P found positions  N vectors  W width as stored
+# Q queries  A those asked now  P found positions  N vectors  W width as stored  S forbidden  K candidates
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
@@ -20,19 +20,23 @@ def product(one_W, other_W):
 
 
 @numba.njit(nogil=True, cache=True)
-def fill_best(position_P, vector_NW, query_W, allowed_N, forbidden, row_N, mark_N, row_K, score_K):
-    """Write the best of the found positions that are allowed; how many there are."""
-    mark(mark_N, forbidden, FORBIDDEN)
-    key_P = np.empty(len(position_P), np.int64)
-    num = 0
-    for position in position_P:
-        if position >= 0 and is_open(position, mark_N, allowed_N):
-            key_P[num] = sort_key(product(vector_NW[position], query_W), position)
-            num += 1
-    mark(mark_N, forbidden, FREE)
-    best = smallest(key_P[:num], len(row_K))
-    for place in range(len(best)):
-        position = item_of(best[place])  # positions stand in the order of item rows
-        row_K[place] = row_N[position] if len(row_N) else position
-        score_K[place] = score_of(best[place])
-    return len(best)
+def fill_best(asked_A, position_AP, vector_NW, query_QW, allowed_N, forbidden_QS, row_N, mark_N, row_QK, score_QK):
+    """Write the best of the positions found for some of the queries, as far as they are allowed; [A] how many."""
+    num_A = np.zeros(len(asked_A), np.int64)
+    key_P = np.empty(position_AP.shape[1], np.int64)
+    for place in range(len(asked_A)):
+        query = asked_A[place]
+        mark(mark_N, forbidden_QS[query], FORBIDDEN)
+        num = 0
+        for position in position_AP[place]:
+            if position >= 0 and is_open(position, mark_N, allowed_N):
+                key_P[num] = sort_key(product(vector_NW[position], query_QW[query]), position)
+                num += 1
+        mark(mark_N, forbidden_QS[query], FREE)
+        best = smallest(key_P[:num], row_QK.shape[1])
+        for rank in range(len(best)):
+            position = item_of(best[rank])  # positions stand in the order of item rows
+            row_QK[query, rank] = row_N[position] if len(row_N) else position
+            score_QK[query, rank] = score_of(best[rank])
+        num_A[place] = len(best)
+    return num_A
