@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,30 @@ NO_ITEM = -1
 _STATE = ("raw_id", "num_recent_events", "num_events")
 
 
+class ItemColumns:
+    """Columns of all items. Those of one type lie side by side, so that an item's values are found together.
+
+    Args:
+        columns: by name, [I] or [I, length].
+    """
+
+    def __init__(self, columns: Mapping[str, np.ndarray]) -> None:
+        self._lists = {name: values for name, values in columns.items() if values.ndim > 1}
+        by_type: dict[np.dtype, list[str]] = {}
+        for name, values in columns.items():
+            if values.ndim == 1:
+                by_type.setdefault(values.dtype, []).append(name)
+        self._groups = [(names, np.stack([columns[name] for name in names], axis=1)) for names in by_type.values()]
+
+    def at(self, row_BK: np.ndarray) -> dict[str, np.ndarray]:
+        """[B, K] or [B, K, length] by name."""
+        found = {name: values[row_BK] for name, values in self._lists.items()}
+        for names, value_IC in self._groups:
+            value_CBK = np.ascontiguousarray(np.moveaxis(value_IC[row_BK], -1, 0))
+            found |= zip(names, value_CBK, strict=True)
+        return found
+
+
 class Catalogue:
     """A columnar snapshot of the items; row i is item_row i.
 
@@ -29,7 +53,7 @@ class Catalogue:
         there = pq.read_schema(path).names
         table = pq.read_table(path, columns=[*_STATE, *(name for name in feature_names if name in there)])
         self._raw_id = table["raw_id"]
-        self._features = {name: array_of(table[name]) for name in table.column_names if name not in _STATE}
+        self._features = ItemColumns({name: array_of(table[name]) for name in table.column_names if name not in _STATE})
         num_recent_events, num_events = (table[name].to_numpy() for name in ("num_recent_events", "num_events"))
         self.by_popularity = np.lexsort((np.arange(len(table)), -num_events, -num_recent_events))
         """[I] item rows, most popular first: by recent events, then by all events, then by row."""
@@ -65,8 +89,7 @@ class Catalogue:
 
     def features_of(self, row_BK: np.ndarray) -> dict[str, np.ndarray]:
         """Encoded features of candidates, [B, K] or [B, K, length]; an empty slot gets those of item 0."""
-        row_BK = np.maximum(row_BK, 0)
-        return {name: values[row_BK] for name, values in self._features.items()}
+        return self._features.at(np.maximum(row_BK, 0))
 
 
 def load_item_vectors(path: Path) -> np.ndarray:

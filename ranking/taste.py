@@ -14,7 +14,7 @@ import numpy as np
 from features.schema import FIRST_KNOWN
 from ranking.pair_features import POPULARITY_NAMES, SIMILARITIES, affinity_name, relative_name
 
-# B users  K candidates  N history  I items  L values of an attribute  V all its values  D item vectors  P windows
+# B users  K candidates  N history  I items  A attributes  L values of an item  V all values  D item vectors  P windows
 NO_ITEM = -1
 NUM_IN_DEMAND = 200
 """The most popular items of the moment: an item's numbers are given in their deviations from their mean."""
@@ -119,33 +119,42 @@ def _products(item_D, past_ND, product_N):
 
 
 @dataclass(frozen=True, eq=False)
-class Attribute:
-    """An attribute of all items at a moment."""
+class Attributes:
+    """A attributes of all items at a moment, side by side, so that an item's values lie together in memory."""
 
+    names: tuple[str, ...]
     value_IL: np.ndarray
-    """Encoded categories."""
+    """Encoded categories of one attribute after the other, each numbered behind those of the attributes before."""
+    place_A: np.ndarray
+    """[A + 1] where each attribute's values begin among the L."""
+    first_A: np.ndarray
+    """The number of each attribute's first category."""
     common_V: np.ndarray
     """How often the items in demand have each value, over their number."""
 
-    @classmethod
-    def of(cls, values: np.ndarray, demanded: np.ndarray) -> Attribute:
-        """Args:
-        values: [I] or [I, L].
+
+def attributes_at(values: Mapping[str, np.ndarray], demanded: np.ndarray) -> Attributes:
+    """For `affinities`; made once a moment, because it looks at the whole catalogue.
+
+    Args:
+        values: encoded categories by the name of the attribute, [I] or [I, length].
         demanded: rows of the items `in_demand`.
-        """
-        value_IL = values[:, None] if values.ndim == 1 else values
-        counts_V = np.bincount(value_IL[demanded].ravel(), minlength=int(value_IL.max(initial=0)) + 1)
-        return cls(value_IL, counts_V / max(len(demanded), 1))
+    """
+    columns = [value_I[:, None] if value_I.ndim == 1 else value_I for value_I in values.values()]
+    num_values = [int(value_IL.max(initial=0)) + 1 for value_IL in columns]
+    counts = [np.bincount(one[demanded].ravel(), minlength=num) for one, num in zip(columns, num_values, strict=True)]
+    first_A = np.cumsum([0, *num_values])[:-1].astype(np.int64)
+    numbered = [value_IL + first for value_IL, first in zip(columns, first_A, strict=True)]
+    return Attributes(
+        names=tuple(values),
+        value_IL=np.concatenate(numbered, axis=1) if numbered else np.empty((0, 0), np.int64),
+        place_A=np.cumsum([0, *(value_IL.shape[1] for value_IL in columns)]).astype(np.int64),
+        first_A=first_A,
+        common_V=np.concatenate([*counts, np.empty(0, np.int64)]) / max(len(demanded), 1),
+    )
 
 
-def attributes_at(values: Mapping[str, np.ndarray], demanded: np.ndarray) -> dict[str, Attribute]:
-    """Each attribute by name, for `affinities`; made once a moment, because it looks at the whole catalogue."""
-    return {name: Attribute.of(value_IL, demanded) for name, value_IL in values.items()}
-
-
-def affinities(
-    row_BK: np.ndarray, history_BN: np.ndarray, attributes: Mapping[str, Attribute]
-) -> dict[str, np.ndarray]:
+def affinities(row_BK: np.ndarray, history_BN: np.ndarray, attributes: Attributes) -> dict[str, np.ndarray]:
     """[B, K] of each attribute by the name of its feature: how much more of the history has a value than of the items
     in demand, the mean over the item's values, shrunk where the history is short; 0 without history or known value.
 
@@ -153,18 +162,24 @@ def affinities(
         row_BK, history_BN: as for `similarities`.
         attributes: as `attributes_at` gives them.
     """
-    return {affinity_name(name): _affinity(one, row_BK, history_BN) for name, one in attributes.items()}
-
-
-def _affinity(attribute: Attribute, row_BK: np.ndarray, history_BN: np.ndarray) -> np.ndarray:
-    affinity_BK = np.empty(row_BK.shape, np.float32)
+    affinity_ABK = np.empty((len(attributes.names), *row_BK.shape), np.float32)
+    if not len(affinity_ABK):
+        return {}
     row_BK, history_BN = np.ascontiguousarray(row_BK), np.ascontiguousarray(history_BN)
-    _fill_affinity(row_BK, history_BN, attribute.value_IL, attribute.common_V, affinity_BK)
-    return affinity_BK
+    _fill_affinities(
+        row_BK,
+        history_BN,
+        attributes.value_IL,
+        attributes.place_A,
+        attributes.first_A,
+        attributes.common_V,
+        affinity_ABK,
+    )
+    return {affinity_name(name): values for name, values in zip(attributes.names, affinity_ABK, strict=True)}
 
 
 @numba.njit(nogil=True, cache=True)
-def _fill_affinity(row_BK, history_BN, value_IL, common_V, affinity_BK):
+def _fill_affinities(row_BK, history_BN, value_IL, place_A, first_A, common_V, affinity_ABK):
     count_V = np.zeros(len(common_V), np.int64)
     for user in range(len(row_BK)):
         num = 0
@@ -174,12 +189,14 @@ def _fill_affinity(row_BK, history_BN, value_IL, common_V, affinity_BK):
                 for value in value_IL[had]:
                     count_V[value] += 1
         for place in range(row_BK.shape[1]):
-            total, num_known = 0.0, 0
-            for value in value_IL[max(row_BK[user, place], 0)]:
-                if value >= FIRST_KNOWN:
-                    total += (count_V[value] - num * common_V[value]) / (num + PRIOR)
-                    num_known += 1
-            affinity_BK[user, place] = total / max(num_known, 1)
+            value_L = value_IL[max(row_BK[user, place], 0)]
+            for attribute in range(len(first_A)):
+                total, num_known = 0.0, 0
+                for value in value_L[place_A[attribute] : place_A[attribute + 1]]:
+                    if value - first_A[attribute] >= FIRST_KNOWN:
+                        total += (count_V[value] - num * common_V[value]) / (num + PRIOR)
+                        num_known += 1
+                affinity_ABK[attribute, user, place] = total / max(num_known, 1)
         for had in history_BN[user]:
             if had != NO_ITEM:
                 for value in value_IL[had]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from ensemble.catalogue import Catalogue, array_of, load_item_vectors
+from ensemble.catalogue import Catalogue, ItemColumns, array_of, load_item_vectors
 from ensemble.deadline import seconds_left
 from ensemble.guard import StageError, guard_of
 from ensemble.onnx_model import OnnxModel
@@ -106,14 +106,13 @@ class ScoreCandidates(RequestOperator):
         item_BKD = self.opened_vectors[some_BK]
         # One product a pair, not a matrix product: its rounding does not depend on how many pairs there are.
         score_BK = np.einsum("bkd,bd->bk", item_BKD, columns["query_vector"])
-        said = {
-            source_feature(name): columns["candidate_sources"][..., s] for s, name in enumerate(self.opened_sources)
-        }
-        relative = {name: values[some_BK] for name, values in self.opened_relative.items()}
+        said_SBK = np.ascontiguousarray(np.moveaxis(columns["candidate_sources"], -1, 0))
+        said = dict(zip(map(source_feature, self.opened_sources), said_SBK, strict=True))
         history_BN = self.opened_rows.of_ids(columns["history"])
         taste = similarities(row_BK, history_BN, self.opened_vectors[:, :-NUM_COORDINATES])
         taste |= affinities(row_BK, history_BN, self.opened_attributes)
-        return self.opened_items.features_of(row_BK) | said | {TWO_TOWER_SCORE: score_BK} | relative | taste
+        features = self.opened_items.features_of(row_BK) | self.opened_relative.at(some_BK)
+        return features | said | {TWO_TOWER_SCORE: score_BK} | taste
 
     def open(self, folder: Path) -> None:
         deadlines = self.opened_config.deadlines
@@ -127,7 +126,7 @@ class ScoreCandidates(RequestOperator):
         self.opened_rows = ItemRows(items["item_id"].to_numpy())
         number_I = {name: items[name].to_numpy() for name in ABSOLUTE if name in items.column_names}
         windows = slice(-NUM_COORDINATES, NUM_WINDOWS - NUM_COORDINATES)
-        self.opened_relative = relative_numbers(number_I, self.opened_vectors[:, windows])
+        self.opened_relative = ItemColumns(relative_numbers(number_I, self.opened_vectors[:, windows]))
         read = set(self.opened_model.inputs)
         values = {name: array_of(items[name]) for name in items.column_names if affinity_name(name) in read}
         self.opened_attributes = attributes_at(values, in_demand(self.opened_vectors[:, windows]))
