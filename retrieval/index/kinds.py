@@ -7,6 +7,7 @@ it searches is left open, and `retrieval.index.choice` sets it by measuring.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, Protocol
 
 import faiss
@@ -178,8 +179,7 @@ class IvfPq:
 
     def nearest(self, query_QW: np.ndarray, k: int, selector: Any, broadened: float) -> np.ndarray:
         num_probed = math.ceil(self.codes.nprobe * broadened * max(1.0, k / MEASURED_AT))
-        parameters = faiss.IVFSearchParameters()
-        parameters.nprobe, parameters.sel = min(num_probed, self.codes.nlist), selector
+        parameters = _ivf_parameters(min(num_probed, self.codes.nlist), selector)
         # The codes' error spoils the order over some number of places; it does not grow with the depth of the search.
         depth = math.ceil(self.index.k_factor * MEASURED_AT) + 2 * max(0, k - MEASURED_AT)
         return _nearest(self.codes, _stretched(query_QW, self._radius), depth, parameters)
@@ -207,6 +207,22 @@ class IvfPq:
         index = faiss.IndexRefineFlat(codes, faiss.swig_ptr(item_NW))
         index.k_factor = self.index.k_factor
         return IvfPq(index, self.space)
+
+
+def _ivf_parameters(num_probed: int, selector: Any) -> Any:
+    return _without_selector(num_probed) if selector is None else _with_selector(num_probed, selector)
+
+
+@cache
+def _without_selector(num_probed: int) -> Any:
+    """Kept: making one takes as long as scanning a cell."""
+    return _with_selector(num_probed, None)
+
+
+def _with_selector(num_probed: int, selector: Any) -> Any:
+    parameters = faiss.IVFSearchParameters()
+    parameters.nprobe, parameters.sel = num_probed, selector
+    return parameters
 
 
 def exactly_nearest(kind: Kind, query_QW: np.ndarray, k: int, selector: Any) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -97,7 +98,7 @@ class Part:
         forbidden_QS = np.empty((len(query_QD), 0), np.int64) if forbidden_QS is None else self._positions(forbidden_QS)
         row_QK = np.full((len(query_QD), k), NO_ITEM, np.int64)
         score_QK = np.full(row_QK.shape, -np.inf, np.float32)
-        given = view(self.kind.raw), query_QW, mask.kernel_N, forbidden_QS, self._kernel_row_N, MARKS.of(len(self))
+        given = self._vector_NW, query_QW, mask.kernel_N, forbidden_QS, self._kernel_row_N, MARKS.of(len(self))
         for asked, position_AP in self._near(query_QW, k, mask, forbidden_QS):
             num_A = fill_best(asked, position_AP, *given, row_QK, score_QK)
             if position_AP.shape[1] == len(self):
@@ -116,16 +117,19 @@ class Part:
         """Some of the queries [A] at a time, with positions [A, P] that hold each one's k best allowed ones, among
         others that are not allowed. What is found for a query does not depend on the others."""
         share = max(mask.num_allowed / max(len(self), 1), EXACT_SHARE)
-        num_forbidden_Q = (forbidden_QS != NO_ITEM).sum(1)
-        # Rounded up, so that those with a few forbidden items more or less are searched together.
-        depth_Q = np.ceil((k + _STEP * np.ceil(num_forbidden_Q / _STEP)) / share).astype(np.int64)
-        few_Q = depth_Q <= MOST_OVERFETCHED * max(k, MEASURED_AT)
-        for depth in sorted({*depth_Q[few_Q].tolist()}):
-            asked = np.flatnonzero(depth_Q == depth)
-            yield asked, self.kind.nearest(query_QW[asked], min(depth, len(self)), None, 1.0)
-        for query in np.flatnonzero(~few_Q):
-            asked = np.array([query])
-            yield asked, self._allowed_near(query_QW[asked], k, self._without(mask, forbidden_QS[query]))
+        by_depth: dict[int, list[int]] = {}
+        for query, num_forbidden in enumerate((forbidden_QS != NO_ITEM).sum(1).tolist()):
+            # Rounded up, so that those with a few forbidden items more or less are searched together.
+            depth = math.ceil((k + -(-num_forbidden // _STEP) * _STEP) / share)
+            by_depth.setdefault(depth, []).append(query)
+        for depth, queries in by_depth.items():
+            asked = np.array(queries)
+            if depth <= MOST_OVERFETCHED * max(k, MEASURED_AT):
+                yield asked, self.kind.nearest(query_QW[asked], min(depth, len(self)), None, 1.0)
+                continue
+            for query in queries:
+                taken = self._without(mask, forbidden_QS[query])
+                yield np.array([query]), self._allowed_near(query_QW[query : query + 1], k, taken)
 
     def _allowed_near(self, query_1W: np.ndarray, k: int, taken: Mask) -> np.ndarray:
         """Positions [1, P] of the k nearest that the mask allows."""
@@ -171,6 +175,10 @@ class Part:
         num_allowed = mask.num_allowed - int(np.count_nonzero(allowed_N[positions]))
         allowed_N[positions] = False
         return Mask(num_allowed, allowed_N, len(positions))
+
+    @cached_property
+    def _vector_NW(self) -> np.ndarray:
+        return view(self.kind.raw)
 
     @cached_property
     def _kernel_row_N(self) -> np.ndarray:

@@ -13,6 +13,7 @@ few most popular items. Two steps, neither of which changes an inner product, ma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -46,9 +47,13 @@ class SphereSpace:
     def queries(self, query_QD: np.ndarray) -> np.ndarray:
         """[Q, W] float32: the inner product with `items` is that of the vectors themselves."""
         query_QW = np.zeros((len(query_QD), query_QD.shape[1] + 1), np.float32)
-        query_QW[:, :-1] = np.ldexp(query_QD, -np.array(self.exponent, np.int32))
+        np.ldexp(query_QD, self._of_queries, out=query_QW[:, :-1])
         return query_QW
 
     def vectors(self, item_NW: np.ndarray) -> np.ndarray:
         """[N, D] what was given to `items`."""
-        return np.ldexp(item_NW[:, :-1], -np.array(self.exponent, np.int32))
+        return np.ldexp(item_NW[:, :-1], self._of_queries)
+
+    @cached_property
+    def _of_queries(self) -> np.ndarray:
+        return -np.array(self.exponent, np.int32)
