@@ -23,7 +23,7 @@ class DeadlineConfig:
     store_ms: Milliseconds = 100
     """Most milliseconds for reading the users' features."""
     candidates_ms: Milliseconds = 250
-    """Most milliseconds for asking the candidate sources."""
+    """Most milliseconds for asking one candidate source."""
     ranker_ms: Milliseconds = 250
     """Most milliseconds for scoring the candidates."""
     num_failures: Annotated[int, Field(ge=1)] = 5

@@ -18,16 +18,18 @@ from features.artifact import file_sha256
 from retrieval.candidates import load_stage
 from retrieval.index import load
 from retrieval.item_rows import ItemRows
-from retrieval.sources import Users
+from retrieval.sources import CandidateSource, Users
 
-# B users  S sources  Q proposals of a source
+# B users  S sources  Q proposals of a source  A users of a group
 NO_ITEM = -1
+Group = tuple[np.ndarray, int, Users]
+"""Rows of users [A] who are searched as deep, that depth or 0 for the sources' own, and what is known of them."""
 
 
 class RetrieveCandidates(RequestOperator):
     """Asks every source, leaving the forbidden items out of the search. Nobody proposes to users of whom nothing is
-    known. A source that fails proposes nothing and is counted. If all of them together are too slow,
-    nobody proposes, and the users are `degraded`.
+    known. A source that fails or is too slow proposes nothing and is counted; if all of them are, the users are
+    `degraded`.
 
     Args:
         index: the index stage's folder.
@@ -54,44 +56,44 @@ class RetrieveCandidates(RequestOperator):
 
     def run(self, columns: Columns) -> Columns:
         wanted_B = np.maximum(self.num_candidates, columns["k"])
-        source_B = columns["source"]
-        try:
-            proposed_BSQ, num_failed_B = self.opened_guard.call(
-                self._proposed, columns, wanted_B, within_seconds=seconds_left(columns["deadline"])
-            )
-        except StageError:
-            num_sources = len(self.opened_stage.sources)
-            proposed_BSQ = np.full((len(wanted_B), num_sources, 0), NO_ITEM, np.int64)
-            num_failed_B = np.where(source_B < FALLBACK, num_sources, 0)
-            source_B = np.where(source_B < FALLBACK, DEGRADED, source_B)
+        known_B = columns["source"] < FALLBACK
+        groups = self._groups(columns, known_B)
+        width = max(*self.opened_stage.quotas, *(depth for _, depth, _ in groups), 0)
+        num_sources, deadline_B = len(self.opened_stage.sources), columns["deadline"]
+        proposed_BSQ = np.full((len(wanted_B), num_sources, width), NO_ITEM, np.int64)
+        num_failed = 0
+        for place, guard in enumerate(self.opened_guards if groups else ()):
+            try:
+                proposed = guard.call(self._proposed, place, groups, within_seconds=seconds_left(deadline_B))
+            except StageError:
+                metrics.count("cascade_source_failures_total", source=self.opened_stage.names[place])
+                num_failed += 1
+                continue
+            for rows, row_AQ in proposed:
+                proposed_BSQ[rows, place, : row_AQ.shape[1]] = row_AQ
+        is_helpless = num_failed == num_sources
         return {
             "proposed_row": proposed_BSQ,
-            "num_failed_sources": num_failed_B,
+            "num_failed_sources": np.where(known_B, num_failed, 0),
             "wanted": wanted_B,
-            "source": source_B,
+            "source": np.where(known_B & is_helpless, DEGRADED, columns["source"]),
         }
 
-    def _proposed(self, columns: Columns, wanted_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Item rows [B, sources, Q], and the number of sources that failed [B]."""
+    def _groups(self, columns: Columns, known_B: np.ndarray) -> list[Group]:
+        """The known users, those who are searched as deep together."""
         # A power of two, and one search for each: how deep a user is searched does not depend on the others.
-        depth_B = np.where(columns["k"] > self.num_candidates, 2 ** np.ceil(np.log2(wanted_B)).astype(np.int64), 0)
-        known_B = columns["source"] < FALLBACK
-        width = max(*self.opened_stage.quotas, int(depth_B.max(initial=0)))
-        proposed_BSQ = np.full((len(wanted_B), len(self.opened_stage.sources), width), NO_ITEM, np.int64)
-        num_failed_B = np.zeros(len(wanted_B), np.int64)
+        k_B = columns["k"]
+        depth_B = np.where(k_B > self.num_candidates, 2 ** np.ceil(np.log2(k_B)).astype(np.int64), 0)
+        groups = []
+        for depth in sorted({*depth_B[known_B].tolist()}):
+            rows = np.flatnonzero(known_B & (depth_B == depth))
+            groups.append((rows, depth, self.users(columns, rows)))
+        return groups
 
-        def propose(part: slice) -> None:
-            for depth in np.unique(depth_B[part][known_B[part]]):
-                asked = part.start + np.flatnonzero(known_B[part] & (depth_B[part] == depth))
-                proposals, failed = self.opened_stage.propose(self.users(columns, asked), int(depth))
-                num_failed_B[asked] = len(failed)
-                for name in failed:
-                    metrics.count("cascade_source_failures_total", source=name)
-                for source, one in enumerate(proposals):
-                    proposed_BSQ[asked, source, : one.row_BK.shape[1]] = one.row_BK
-
-        each_part(len(wanted_B), propose)
-        return proposed_BSQ, num_failed_B
+    def _proposed(self, place: int, groups: list[Group]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Rows of users, and item rows [A, Q] that one source proposes to them."""
+        source, quota = self.opened_stage.sources[place], self.opened_stage.quotas[place]
+        return [(rows, _asked(source, users, max(quota, depth))) for rows, depth, users in groups if quota]
 
     def open(self, folder: Path) -> None:
         search_on_one_thread()
@@ -101,7 +103,9 @@ class RetrieveCandidates(RequestOperator):
         self.opened_index = load(folder / "index", expected_model=file_sha256(folder / "query_encoder.onnx"))
         self.opened_stage = load_stage(folder / "sources", self.opened_index, items["num_events"].to_numpy())
         deadlines = self.opened_config.deadlines
-        self.opened_guard = guard_of("candidates", deadlines.candidates_ms, deadlines)
+        self.opened_guards = [
+            guard_of(f"candidate source {name}", deadlines.candidates_ms, deadlines) for name in self.opened_stage.names
+        ]
 
     def users(self, columns: Columns, asked: np.ndarray) -> Users:
         """Some of the users, as the sources are asked for them."""
@@ -113,3 +117,14 @@ class RetrieveCandidates(RequestOperator):
             columns["query_vector"][asked],
             self.opened_filters.at(columns["filter_state"]).allowed_I,
         )
+
+
+def _asked(source: CandidateSource, users: Users, k: int) -> np.ndarray:
+    """Item rows [A, k] that a source proposes."""
+    row_AQ = np.empty((len(users), k), np.int64)
+
+    def propose(part: slice) -> None:
+        row_AQ[part] = source.propose(users.some(part), k).row_BK
+
+    each_part(len(users), propose)
+    return row_AQ

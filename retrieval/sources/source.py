@@ -101,8 +101,10 @@ class Users:
     def __len__(self) -> int:
         return len(self.history_BN)
 
-    def some(self, rows: np.ndarray) -> Users:
+    def some(self, rows: np.ndarray | slice) -> Users:
         """Some of the users."""
+        if isinstance(rows, slice) and rows == slice(0, len(self)):
+            return self
         features = {name: values[rows] for name, values in self.features.items()}
         return Users(features, self.history_BN[rows], self.forbidden_BS[rows], self.query_BE[rows], self.allowed_I)
 

@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -150,9 +151,7 @@ def test_without_candidate_sources_users_get_what_was_ranked_for_them_before_els
 ):
     asked_before, others = users[:3], users[3:]
     before = ask(pipeline, asked_before, timeout_ms=None)
-    stage = operator(pipeline, RetrieveCandidates)
-    broken = slowly(stage.opened_stage.propose, 0.5) if trouble == "slow" else down
-    monkeypatch.setattr(stage, "opened_stage", _Stage(stage.opened_stage, broken))
+    break_sources(pipeline, monkeypatch, lambda one: slowly(one.propose, 0.5) if trouble == "slow" else down)
     excluded = [*popular[:3], *before.item_ids[0, :2]]
     reply = ask(pipeline, users, exclude=[excluded] * len(users))
     assert reply.source.tolist() == ["cached"] * 3 + ["degraded"] * len(others)
@@ -164,11 +163,39 @@ def test_without_candidate_sources_users_get_what_was_ranked_for_them_before_els
         assert slate == [item for item in best if item in slate][:K]
 
 
-class _Stage:
-    """A candidate stage with another `propose`."""
+class _Source:
+    """A candidate source with another `propose`."""
 
-    def __init__(self, stage, propose) -> None:
-        self.sources, self.quotas, self.propose = stage.sources, stage.quotas, propose
+    def __init__(self, name, propose) -> None:
+        self.name, self.propose = name, propose
+
+
+def break_sources(pipeline: Pipeline, monkeypatch, broken, names=None) -> None:
+    """Give each of the sources, or those named, the `propose` that a function makes of it."""
+    retrieve = operator(pipeline, RetrieveCandidates)
+    stage = retrieve.opened_stage
+    sources = [_Source(one.name, broken(one)) if names is None or one.name in names else one for one in stage.sources]
+    monkeypatch.setattr(retrieve, "opened_stage", replace(stage, sources=tuple(sources)))
+
+
+def test_a_source_that_hangs_costs_its_own_proposals_and_one_request_the_limit(version, users, monkeypatch):
+    limits = DeadlineConfig(default_ms=5_000, candidates_ms=100)
+    pipeline, release = Pipeline.load(version, ServingConfig(deadlines=limits)), threading.Event()
+    expected = pipeline.columns(Request.of(users, k=K))
+    names = operator(pipeline, RetrieveCandidates).opened_stage.names
+    hanging = names.index("covisitation")
+    others = [place for place in range(len(names)) if place != hanging]
+    break_sources(pipeline, monkeypatch, lambda _: lambda *_: release.wait(), ["covisitation"])
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        found = pipeline.columns(Request.of(users, k=K, timeout_ms=5_000))
+        took.append(time.monotonic() - began)
+        assert (found["num_failed_sources"] == 1).all() and (found["source"] == expected["source"]).all()
+        np.testing.assert_array_equal(found["proposed_row"][:, others], expected["proposed_row"][:, others])
+        assert (found["proposed_row"][:, hanging] == -1).all()
+    assert took[0] >= 0.1 > min(took[1:])
+    release.set()
 
 
 def test_a_request_without_time_gets_what_is_there_at_once(pipeline, users):
@@ -186,13 +213,11 @@ def test_a_deadline_that_is_kept_changes_nothing(pipeline, users):
 @pytest.mark.parametrize("kind", [FetchUserFeatures, RetrieveCandidates, ScoreCandidates])
 def test_a_reply_is_in_time_whichever_part_is_slow(pipeline, users, monkeypatch, kind):
     one = operator(pipeline, kind)
-    part, name = {
-        FetchUserFeatures: lambda: (one.opened_store, "read"),
-        RetrieveCandidates: lambda: (one, "opened_stage"),
-        ScoreCandidates: lambda: (one.opened_model, "run"),
-    }[kind]()
-    slow = slowly(one.opened_stage.propose if kind is RetrieveCandidates else getattr(part, name), 0.4)
-    monkeypatch.setattr(part, name, _Stage(one.opened_stage, slow) if kind is RetrieveCandidates else slow)
+    if kind is RetrieveCandidates:
+        break_sources(pipeline, monkeypatch, lambda source: slowly(source.propose, 0.4))
+    else:
+        part, name = (one.opened_store, "read") if kind is FetchUserFeatures else (one.opened_model, "run")
+        monkeypatch.setattr(part, name, slowly(getattr(part, name), 0.4))
     late = []
     for _ in range(5):
         began = time.monotonic()

@@ -106,7 +106,7 @@ def test_everybody_gets_k_items_when_every_source_fails(pipeline, seen_by, user_
     num = len(names_of(pipeline))
     assert found["num_failed_sources"].tolist() == [num] * len(user_ids) + [0]  # nobody proposes to strangers
     assert (reply.item_ids != "").all() and all(len(set(row)) == K for row in reply.item_ids.tolist())
-    assert reply.source.tolist() == ["personal"] * 6 + ["cold", "fallback"]
+    assert reply.source.tolist() == ["degraded"] * 7 + ["fallback"]
 
 
 def test_a_history_of_items_unknown_by_now_is_served_as_personal(pipeline, seen_by, user_ids, monkeypatch):
