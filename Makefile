@@ -115,11 +115,15 @@ test: $(INSTALLED) ## the fast tests; CASCADE_DATA names the folder with the rea
 test-slow: $(INSTALLED) ## the slow tests that need no GPU
 	.venv/bin/pytest -m "slow and not gpu" $(ARGS)
 
-lint: $(INSTALLED) lint-tracked ## ruff, pyright, the layers, and what git tracks
+lint: $(INSTALLED) lint-tracked ## ruff, pyright, the layers, what git tracks, and make audit
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright
 	.venv/bin/lint-imports
+	.venv/bin/python .ci/audit.py
+
+audit: $(INSTALLED) ## .venv against the lock, and the pins against known vulnerabilities; ARGS="-s osv" asks elsewhere
+	.venv/bin/python .ci/audit.py $(ARGS)
 
 bench: $(INSTALLED) ## the benchmarks, one JSON line a measurement; ONLY=etl runs those whose name starts so
 	@shopt -s nullglob
@@ -182,4 +186,4 @@ lint-tracked:
 	}
 
 FORCE:
-.PHONY: help install demo test test-slow lint lint-tracked bench docs lock clean FORCE
+.PHONY: help install demo test test-slow lint lint-tracked audit bench docs lock clean FORCE

@@ -79,9 +79,15 @@ class ControlClient:
         answer = self._post(f"/v2/models/{model}/versions/{version}/infer", body)
         return {output["name"]: output["data"] for output in answer["outputs"]}
 
+    def is_live(self) -> bool:
+        """Whether Triton answers at all; one that ends does not any more."""
+        return self._answers_ok("/v2/health/live")
+
     def is_ready(self, model: str, version: int | None = None) -> bool:
         """Whether a model answers, or one of its versions."""
-        path = f"/v2/models/{model}" + (f"/versions/{version}" if version else "") + "/ready"
+        return self._answers_ok(f"/v2/models/{model}" + (f"/versions/{version}" if version else "") + "/ready")
+
+    def _answers_ok(self, path: str) -> bool:
         try:
             return self._call("GET", path, b"")[0] == 200
         except OSError:

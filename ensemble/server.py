@@ -356,8 +356,14 @@ def _supervisor(server: TritonServer) -> Supervisor | None:
     assert server.pid
     if not (server.run_folder / STATE).is_file():
         return None
-    max_revivals = server.config.max_revivals
-    return Supervisor(server.run_folder, server.pid, server.control, max_revivals, _REVIVAL_WINDOW_SECONDS)
+    return Supervisor(
+        server.run_folder,
+        server.pid,
+        server.control,
+        server.config.max_revivals,
+        _REVIVAL_WINDOW_SECONDS,
+        server.config.stop_timeout_seconds + 1,
+    )
 
 
 @contextlib.contextmanager

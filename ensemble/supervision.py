@@ -2,6 +2,7 @@
 
 Triton 2.51 does not: it goes on saying that the model is ready, lets requests wait a second each and then fails them.
 Here the version is taken away at once, so that readiness says no and callers turn to what is left; then it is loaded.
+A Triton that ends takes its model processes along: that is left to whoever watches Triton.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import time
 from collections import deque
 from pathlib import Path
 
-from ensemble.control import ControlClient
-from ensemble.process_group import group_members
+from ensemble.control import ControlClient, ControlError
+from ensemble.process_group import group_members, is_running
 from ensemble.rollout import rollout_lock
 from ensemble.rollout_state import RolloutError, read_state, version_of
 from ensemble.served_repository import ServedRepository
@@ -40,16 +41,24 @@ class Supervisor:
         control: its control endpoints.
         max_revivals: how often within window_seconds a process is brought back.
         window_seconds: see there.
+        exit_seconds: longest time from the moment Triton's ports are closed to its end.
     """
 
     def __init__(
-        self, serve_folder: Path, triton_pid: int, control: ControlClient, max_revivals: int, window_seconds: float
+        self,
+        serve_folder: Path,
+        triton_pid: int,
+        control: ControlClient,
+        max_revivals: int,
+        window_seconds: float,
+        exit_seconds: float,
     ) -> None:
         self._serve_folder = serve_folder
         self._triton_pid = triton_pid
         self._control = control
         self._max_revivals = max_revivals
         self._window_seconds = window_seconds
+        self._exit_seconds = exit_seconds
         self._known = model_processes(triton_pid, serve_folder)
         self._revived: deque[float] = deque()
         self._work: threading.Thread | None = None
@@ -58,7 +67,7 @@ class Supervisor:
     def look(self) -> None:
         """Compare the processes with those of the last look; what died and should live is brought back, beside.
 
-        Raises: ModelKeepsDyingError, ControlError if a version cannot be brought back.
+        Raises: ModelKeepsDyingError; ControlError if a version cannot be brought back although Triton goes on.
         """
         if self._error:
             raise self._error
@@ -75,8 +84,20 @@ class Supervisor:
         try:
             for model in sorted({model for model, _ in gone}):
                 self._bring_back_model(model, {version for its, version in gone if its == model})
+        except ControlError as error:
+            if self._control.is_live() or not self._triton_ends():
+                self._error = error
         except CascadeError as error:
             self._error = error
+
+    def _triton_ends(self) -> bool:
+        """Wait for Triton's end, or until it should have come."""
+        deadline = time.monotonic() + self._exit_seconds
+        while is_running(self._triton_pid):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(LOOK_SECONDS)
+        return True
 
     def _bring_back_model(self, model: str, gone: set[int]) -> None:
         with rollout_lock(self._serve_folder, waits=True):  # a deployment ends processes too: then look what is missing

@@ -59,7 +59,7 @@ def process_of(server: TritonServer, model: str) -> int:
     """The process of a model."""
     [pid] = [
         pid
-        for pid in group_members(server.pid)
+        for pid in group_members(server.pid or 0)
         if f"/{model}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ") and pid != server.pid
     ]
     return pid

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,10 +15,11 @@ import pytest
 
 from ensemble.client import RecommendClient
 from ensemble.config import ServingConfig
+from ensemble.control import ControlClient, ControlError
 from ensemble.release import Release
 from ensemble.rollout import prepared_repository
 from ensemble.rollout_state import version_of
-from ensemble.supervision import model_processes
+from ensemble.supervision import Supervisor, model_processes
 from ensemble.triton_config import MODEL_NAME
 
 pytestmark = pytest.mark.triton
@@ -105,6 +107,41 @@ def test_a_killed_model_process_is_noticed_and_brought_back_once_and_then_the_se
     kill()
     assert owner.process.wait(30) != 0
     assert owner.process.stderr and "2th such end within 60 s" in owner.process.stderr.read()
+
+
+def test_a_triton_that_ends_by_itself_is_the_reason_given_not_its_models_which_end_first(served, tmp_path):
+    owner = served()
+    os.kill(owner.triton, signal.SIGTERM)
+    assert owner.process.wait(30) == 1
+    assert owner.process.stderr
+    told = owner.process.stderr.read()
+    assert "ServerError: Triton ended with exit code 0" in told and "ControlError" not in told
+    assert "bringing it back" not in told
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_unreachable_control_endpoints_are_an_error_only_where_triton_goes_on(ends, tmp_path, monkeypatch):
+    triton = subprocess.Popen(["sleep", "0.5" if ends else "60"])
+    try:
+        looks = iter([{1: (MODEL_NAME, 1)}, {}])
+        monkeypatch.setattr("ensemble.supervision.model_processes", lambda *_: next(looks, {}))
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            control = ControlClient(f"127.0.0.1:{closed.getsockname()[1]}", "", 5)
+            supervisor = Supervisor(tmp_path, triton.pid, control, 3, 60.0, exit_seconds=5.0 if ends else 0.2)
+            supervisor.look()
+            time.sleep(0.1)
+            supervisor.look()
+            assert supervisor._work
+            supervisor._work.join(10)
+        if ends:
+            supervisor.look()
+        else:
+            with pytest.raises(ControlError, match="cannot be reached"):
+                supervisor.look()
+    finally:
+        triton.kill()
+        triton.wait()
 
 
 def test_sigterm_lets_every_request_that_was_taken_have_its_answer_and_drains_first(served):
