@@ -61,10 +61,11 @@ class Ask:
     exclude: Sequence[str] = ()
     timestamp: int | None = None
     temperature: float | None = None
+    seed: int | None = None
 
     def request(self, users: Sequence[str]) -> Request:
         exclude = [self.exclude] * len(users)
-        return Request.of(users, self.k, exclude, self.timestamp, temperature=self.temperature)
+        return Request.of(users, self.k, exclude, self.timestamp, temperature=self.temperature, seed=self.seed)
 
 
 @dataclass
@@ -99,6 +100,7 @@ def write_slates(
     out: Path,
     about: dict[str, str],
     num_processes: int = 1,
+    config: ServingConfig | None = None,
 ) -> Written:
     """Ask for every user and write SCHEMA to `out`, which appears when the last user is in it.
 
@@ -106,6 +108,7 @@ def write_slates(
         version_folder: the exported model, `<repository>/cascade/1`.
         about: what the file's metadata says under the key "cascade", as JSON.
         num_processes: processes that answer, each with a whole pipeline in memory; the file is the same.
+        config: what the pipeline is told when it opens; the defaults if None.
     Raises: RequestError if k, the timestamp or an id cannot be served; TargetError; BatchError if the online store
         cannot be read or the ranker fails.
     """
@@ -118,7 +121,7 @@ def write_slates(
         tqdm(desc="recommend", total=len(users), unit=" users", disable=None, leave=False) as progress,
     ):
         waiting: list[pa.RecordBatch] = []
-        for batch, reply in answers(version_folder, requests(users, ask), num_processes, recommended):
+        for batch, reply in answers(version_folder, requests(users, ask), num_processes, recommended, config):
             check_whole(reply.source, version_folder, written.num_users)
             rows, num_items_B = slate_rows(batch, reply)
             written.add(reply, num_items_B, ask.k)

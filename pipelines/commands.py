@@ -88,7 +88,9 @@ def recommend(options: Namespace) -> None:
         from ensemble.request import Request
 
         request = Request.of(users, **asked)
-        replies = [Pipeline.load(repository(_existing_run(options)) / "cascade" / "1").recommend(request)]
+        run = _existing_run(options)
+        pipeline = Pipeline.load(repository(run) / "cascade" / "1", _run_config(run).serving)
+        replies = [pipeline.recommend(request)]
     else:
         from ensemble.client import RecommendClient
 
@@ -119,10 +121,12 @@ def _recommend_in_bulk(options: Namespace) -> None:
     run = _existing_run(options, out_is_run=False)
     etl, export = _artifact(run, "etl"), _artifact(run, "export")
     users = UserList.open(etl.file("users.parquet"), "raw_id") if options.all else UserList.open(options.users_from)
-    ask = Ask(options.k, listed(options.exclude), options.timestamp)
+    config = _run_config(run)
+    ask = Ask(options.k, listed(options.exclude), options.timestamp, seed=config.seed)
     about = {"export": export.content_hash}
     begun = time.monotonic()
-    written = write_slates(repository(run) / "cascade" / "1", users, ask, options.out, about, options.processes)
+    version_folder = repository(run) / "cascade" / "1"
+    written = write_slates(version_folder, users, ask, options.out, about, options.processes, config.serving)
     print_now(f"wrote {options.out}: {written.summary(options.k, time.monotonic() - begun)}")
 
 
@@ -145,11 +149,9 @@ def rank(options: Namespace) -> None:
     begun = time.monotonic()
     if _has_impressions(run):
         from features.artifact import open_artifact
-        from pipelines.config import load_saved_config
         from pipelines.rank_clicks import write_probabilities
-        from pipelines.stages import CONFIG_FILE
 
-        adapter = load_saved_config(run / CONFIG_FILE).data.adapter
+        adapter = _run_config(run).data.adapter
         if adapter != "criteo":
             raise CommandError(
                 f'{run}: was made from data.adapter = "{adapter}"; of impressions, `rank` reads those of "criteo": the '
@@ -167,7 +169,8 @@ def rank(options: Namespace) -> None:
     from pipelines.rank import write_scores
 
     about = {"export": _artifact(run, "export").content_hash}
-    scored = write_scores(repository(run) / "cascade" / "1", options.pairs, options.out, about)
+    version_folder = repository(run) / "cascade" / "1"
+    scored = write_scores(version_folder, options.pairs, options.out, about, _run_config(run).serving)
     print_now(f"wrote {options.out}: {scored.summary(time.monotonic() - begun)}")
 
 
@@ -248,6 +251,7 @@ def evaluate(options: Namespace) -> None:
             f'{out}: etl.serve_state is "{serve_state}": the served features have seen the test period, so '
             "nothing measured on it would be true; run with --etl.serve-state before_test to evaluate"
         )
+    config = _without_stock(config)
     if options.stage == "candidates":
         from pipelines.measure_candidates import measure_candidates
 
@@ -351,6 +355,24 @@ def saved_config(options: Namespace, out: Path):
     return config
 
 
+def _run_config(run: Path):
+    """The configuration that the run was made with."""
+    from pipelines.config import load_saved_config
+    from pipelines.stages import CONFIG_FILE
+
+    return load_saved_config(run / CONFIG_FILE)
+
+
+def _without_stock(config):
+    """What can be had today says nothing of the test period."""
+    from dataclasses import replace
+
+    from ensemble.filter_config import StockConfig
+
+    filters = replace(config.serving.filters, stock=StockConfig())
+    return replace(config, serving=replace(config.serving, filters=filters))
+
+
 def remember(out: Path) -> None:
     LATEST.parent.mkdir(exist_ok=True)
     LATEST.write_text(f"{out}\n")
@@ -385,10 +407,9 @@ def repository(out: Path) -> Path:
 
 
 def _has_impressions(run: Path) -> bool:
-    from pipelines.config import load_saved_config
     from pipelines.stages import CONFIG_FILE
 
-    return (run / CONFIG_FILE).is_file() and load_saved_config(run / CONFIG_FILE).data.holds_impressions
+    return (run / CONFIG_FILE).is_file() and _run_config(run).data.holds_impressions
 
 
 def _artifact(run: Path, stage: str) -> Artifact:
@@ -414,14 +435,18 @@ def address(out: Path | None, protocol: str) -> str:
 
 @contextmanager
 def served(out: Path, config) -> Iterator[str]:
-    """gRPC address of a server of the run: the one that runs, or one for this call."""
+    """gRPC address of a server of the run: the one that runs, or one for this call.
+
+    Args:
+        config: of serving; only if it is the run's will the server that runs do.
+    """
     from dataclasses import replace
 
     from ensemble.client import RecommendClient, ServerUnavailable
     from ensemble.rollout import prepared_repository
     from ensemble.server import TritonServer
 
-    if (out / "serve" / ADDRESSES).is_file():
+    if (out / "serve" / ADDRESSES).is_file() and config.serving == _run_config(out).serving:
         url = address(out, "grpc")
         try:
             with RecommendClient(url) as client:

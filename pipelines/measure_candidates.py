@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from ensemble.config import ServingConfig
 from ensemble.operators.retrieve_candidates import RetrieveCandidates
 from ensemble.pipeline import Pipeline
 from ensemble.request import Request
@@ -25,7 +26,8 @@ MERGED = "merged"
 def measure_candidates(run: Path, config: CascadeConfig) -> dict[str, Any]:
     """Measure what the exported pipeline of a run retrieves, before anything is ranked."""
     export = open_artifact(run / "export", "export")
-    candidates = Candidates(export.path / "repository" / "cascade" / "1", config.evaluation.candidate_k)
+    version_folder = export.path / "repository" / "cascade" / "1"
+    candidates = Candidates(version_folder, config.evaluation.candidate_k, config.serving)
     return evaluate_candidates(
         run / "etl",
         candidates.propose,
@@ -43,10 +45,11 @@ class Candidates:
     Args:
         version_folder: `<repository>/cascade/<version>` of an export.
         k: candidates K of each.
+        config: what the pipeline is told when it opens.
     """
 
-    def __init__(self, version_folder: Path, k: int) -> None:
-        self._pipeline, self._k = Pipeline.load(version_folder), k
+    def __init__(self, version_folder: Path, k: int, config: ServingConfig) -> None:
+        self._pipeline, self._k = Pipeline.load(version_folder, config), k
         self._retrieve = next(one for one in self._pipeline.operators if isinstance(one, RetrieveCandidates))
         self._stage = self._retrieve.opened_stage
         items = pq.read_table(version_folder / "ensemble" / "items.parquet", columns=["raw_id", "num_events"])

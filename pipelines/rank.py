@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from ensemble.config import ServingConfig
 from ensemble.operators.score_candidates import NO_ITEM
 from ensemble.pair_scorer import PairScorer
 from ensemble.pipeline import Pipeline
@@ -63,7 +64,9 @@ class Scored:
         return told + (unknown if self.num_unknown_items else "")
 
 
-def write_scores(version_folder: Path, pairs: Path, out: Path, about: dict[str, str]) -> Scored:
+def write_scores(
+    version_folder: Path, pairs: Path, out: Path, about: dict[str, str], config: ServingConfig | None = None
+) -> Scored:
     """Score every pair of a file and write `out`, which appears when the last one is in it.
 
     Its columns are those of the pairs in their own types, and `score` (float32; null where the catalogue does not have
@@ -77,11 +80,12 @@ def write_scores(version_folder: Path, pairs: Path, out: Path, about: dict[str, 
         pairs: Parquet with the columns user_id and item_id (text or whole numbers: ids as the log has them), and
             optionally timestamp (Unix seconds; without it all are scored as of when the features were made).
         about: what the file's metadata says under the key "cascade", as JSON.
+        config: what the pipeline is told when it opens; the defaults if None.
     Raises: PairFileError naming file, column and row; PartDownError; TargetError. Nothing is
         written then, and an older file stands as it was.
     """
     schema = _checked_schema(pairs)
-    scorer = PairScorer(Pipeline.load(version_folder))
+    scorer = PairScorer(Pipeline.load(version_folder, config))
     described = pa.schema([*schema, *(pa.field(*one) for one in _ADDED)], {"cascade": json.dumps(about)})
     scored = Scored()
     with (

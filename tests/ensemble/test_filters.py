@@ -20,8 +20,8 @@ from ensemble.stock import StockError
 
 RULES = {
     "none": None,
-    "price": "price <= 0.03",
-    "group": 'index_group_name in ["Ladieswear", "Menswear"] and price > 0.01',
+    "price": "price <= 20",
+    "group": 'index_group_name in ["Ladieswear", "Menswear"] and price > 10',
     "nothing": "price < 0",
 }
 
@@ -67,8 +67,8 @@ def holds(name, item):
     price, group = item["price"], item["index_group_name"]
     return {
         "none": True,
-        "price": price is not None and price <= 0.03,
-        "group": group in ("Ladieswear", "Menswear") and price is not None and price > 0.01,
+        "price": price is not None and price <= 20,
+        "group": group in ("Ladieswear", "Menswear") and price is not None and price > 10,
         "nothing": price is not None and price < 0,
     }[name]
 

@@ -1,9 +1,10 @@
-"""The configuration of the small run, in the form in which the command line takes it."""
+"""The configuration of the small run, in the form in which the command line takes it; and the run served by rules."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,19 @@ class SmallWorld:
 @pytest.fixture(scope="session")
 def small_world(small_run: Path) -> SmallWorld:
     return SmallWorld(dict(_flat(json.loads((small_run / "config.json").read_text()))))
+
+
+@pytest.fixture
+def run_served_as(small_run: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A function that copies the small run, with other values in [serving]."""
+
+    def make(**serving: Any) -> Path:
+        run = shutil.copytree(small_run, tmp_path / "run")
+        document = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(document | {"serving": document["serving"] | serving}))
+        return run
+
+    return make
 
 
 def _flat(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

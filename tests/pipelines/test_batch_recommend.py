@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ensemble.config import ServingConfig
 from ensemble.pipeline import Pipeline
 from ensemble.request import Reply, Request
 from pipelines import batch_recommend
 from pipelines.__main__ import main
 from pipelines.batch_recommend import SCHEMA, Ask, BatchError, slate_rows, write_slates
+from pipelines.config import load_saved_config
 from pipelines.user_list import UserList
 
 COLUMNS = ["user_id", "rank", "item_id", "score", "source"]
@@ -76,6 +78,46 @@ def test_the_file_says_what_recommend_local_json_says(small_run, tmp_path, capsy
     for one in printed:
         items = [(item["item_id"], item["score"], one["source"]) for item in one["items"]]
         assert [row[1:] for row in found[one["user_id"]]] == items
+
+
+def serving_of(run: Path) -> ServingConfig:
+    return load_saved_config(run / "config.json").serving
+
+
+def test_what_the_configuration_keeps_from_everybody_is_kept_in_process_and_in_the_file(
+    small_run, pipeline, run_served_as, tmp_path, capsys
+):
+    users = everybody(small_run)
+    banned, gone = (alone(pipeline, user, 1)[0][1] for user in users[:2])
+    (tmp_path / "stock.csv").write_text(f"item_id,available\n{gone},0\n")
+    filters = {"rules": {"decent": f'item_id != "{banned}"'}, "stock": {"file": str(tmp_path / "stock.csv")}}
+    run = run_served_as(filters=filters, ordering={"boosts": {"price > 20": 0.3}, "diversity": 0.4})
+    served = Pipeline.load(run / "export/repository/cascade/1", serving_of(run))
+    out = tmp_path / "all.parquet"
+    assert main(["recommend", "--all", "--k", "7", "--run", str(run), "--out", str(out)]) == 0
+    found = slates(out)
+    assert found == {user: alone(served, user, 7) for user in users}
+    shown = {item for rows in found.values() for _, item, *_ in rows}
+    shown_by_default = {item for user in users for _, item, *_ in alone(pipeline, user, 7)}
+    assert {banned, gone} <= shown_by_default and {banned, gone}.isdisjoint(shown)
+    capsys.readouterr()
+    words = ["--users", ",".join(users[:5]), "--k", "7", "--local", "--json"]
+    assert main(["recommend", *words, "--run", str(run)]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        one = json.loads(line)
+        assert [item["item_id"] for item in one["items"]] == [item for _, item, *_ in found[one["user_id"]]]
+
+
+def test_sampled_slates_are_drawn_with_the_seed_of_the_run(version, run_served_as, tmp_path):
+    run = run_served_as(ordering={"temperature": 0.5})
+    for name in ("one", "two"):
+        assert main(["recommend", "--all", "--run", str(run), "--out", str(tmp_path / f"{name}.parquet")]) == 0
+    one, two = (slates(tmp_path / f"{name}.parquet") for name in ("one", "two"))
+    sampling, seed = Pipeline.load(version, serving_of(run)), load_saved_config(run / "config.json").seed
+    drawn = {user: sampling.recommend(Request.of([user], seed=seed)).item_ids[0].tolist() for user in one}
+    assert one == two and drawn == {user: [item for _, item, *_ in rows] for user, rows in one.items()}
+    scores = [[score for *_, score, _ in rows] for rows in one.values()]
+    assert any(mine != sorted(mine, reverse=True) for mine in scores)
 
 
 def test_more_items_than_candidates_are_asked_for_and_the_end_of_the_catalogue_is_counted(

@@ -17,6 +17,7 @@ from ensemble.pipeline import Pipeline
 from ensemble.request import Request
 from pipelines import rank
 from pipelines.__main__ import main
+from pipelines.config import load_saved_config
 
 STRANGER = "a-stranger"
 
@@ -68,6 +69,17 @@ def test_every_candidate_of_a_reply_gets_the_score_and_the_place_that_it_has_the
     assert {user: list(items) for user, items in of_user.items()} == {user: list(items) for user, items in said.items()}
     assert of_user == said  # bit for bit
     assert {source for _, source in of_user[STRANGER].values()} == {"fallback"}
+
+
+def test_rules_over_items_count_as_in_a_reply(small_run, users, run_served_as, tmp_path):
+    run = run_served_as(filters={"rules": {"cheap": "price <= 30"}})
+    config = load_saved_config(run / "config.json").serving
+    said = served(Pipeline.load(run / "export/repository/cascade/1", config), users)
+    found = ranked(run, written(tmp_path / "in.parquet", said), tmp_path / "out.parquet")
+    scores = {(row["user_id"], row["item_id"]): np.float32(row["score"]) for row in found.to_pylist()}
+    assert scores == {(user, item): score for user, of_user in said.items() for item, (score, _) in of_user.items()}
+    unruled = ranked(small_run, tmp_path / "in.parquet", tmp_path / "unruled.parquet")
+    assert not found["score"].equals(unruled["score"]), "the sources proposed other items"
 
 
 def test_a_moment_of_its_own_gives_what_a_request_of_that_moment_gives(
