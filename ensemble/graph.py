@@ -72,7 +72,7 @@ def request_graph(files: GraphFiles, num_candidates: int, drop_seen: bool) -> En
     path = path >> KeepAllowed(files.items, files.attributes, files.item_vectors)
     path = path >> FillCandidates(files.items, files.attributes)
     path = path >> ScoreCandidates(files.ranker, files.items, files.item_vectors, files.sources, files.online)
-    path = path >> OrderSlate(files.items, files.item_vectors, files.online)
+    path = path >> OrderSlate(files.items, files.attributes, files.item_vectors, files.online)
     return Ensemble(path, REQUEST_SCHEMA)
 
 

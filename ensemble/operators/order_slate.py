@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ensemble.catalogue import Catalogue, load_item_vectors
+from ensemble.item_filters import ATTRIBUTES
 from ensemble.operators.fetch_user_features import SOURCE_NAMES
 from ensemble.operators.operator import Columns, RequestOperator
 from ensemble.ordering import Items, ordered
@@ -23,6 +24,7 @@ class OrderSlate(RequestOperator):
 
     Args:
         items: the etl stage's `items.parquet`.
+        attributes: the items' raw attributes.
         item_vectors: the retrieval stage's `item_vectors.parquet`.
         online: the etl stage's `online.json`.
     """
@@ -37,13 +39,14 @@ class OrderSlate(RequestOperator):
         "ranked_ids": ("object", (None,)),
     }
 
-    def __init__(self, items: Path, item_vectors: Path, online: Path) -> None:
-        super().__init__(**{"items.parquet": items, "item_vectors.parquet": item_vectors, "online.json": online})
+    def __init__(self, items: Path, attributes: Path, item_vectors: Path, online: Path) -> None:
+        files = {"items.parquet": items, ATTRIBUTES: attributes, "item_vectors.parquet": item_vectors}
+        super().__init__(**files, **{"online.json": online})
 
     def run(self, columns: Columns) -> Columns:
         row_BK, score_BK = columns["candidate_row"], columns["score"]
-        every_B = np.where(columns["with_candidates"], row_BK.shape[1], 0)
-        ranked_BK, _ = top_k(row_BK, score_BK, every_B)
+        asks_B = columns["with_candidates"]
+        ranked_BK, _ = top_k(row_BK, score_BK, np.where(asks_B, row_BK.shape[1], 0))
         slate_Bk, slate_score_Bk, propensity_Bk, num_lifted_B = self._slates(columns)
         ids_of = self.opened_catalogue.ids_of
         return {
@@ -52,7 +55,7 @@ class OrderSlate(RequestOperator):
             "propensities": propensity_Bk,
             "num_lifted_caps": num_lifted_B,
             "source_name": SOURCE_NAMES[columns["source"]],
-            "candidate_ids": ids_of(row_BK[:, : ranked_BK.shape[1]]),
+            "candidate_ids": ids_of(np.where(asks_B[:, None], row_BK[:, : ranked_BK.shape[1]], NO_ITEM)),
             "ranked_ids": ids_of(ranked_BK),
         }
 
@@ -62,7 +65,7 @@ class OrderSlate(RequestOperator):
         items = pq.read_table(folder / "items.parquet")
         normalization = json.loads((folder / "online.json").read_text())
         self.opened_items = Items(
-            boosts(config, items, normalization, folder / "item_attributes.parquet"),
+            boosts(config, items, normalization, folder / ATTRIBUTES),
             load_item_vectors(folder / "item_vectors.parquet")[:, :-NUM_COORDINATES],
             groups(config, items),
             np.array(list(config.caps.values()), np.int64),

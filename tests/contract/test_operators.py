@@ -1,12 +1,13 @@
 """What every operator of the request path promises, one row an operator.
 
 Each operator gets the columns that those before it made for real users of a small run, so that whatever holds here
-holds for the columns it will meet.
+holds for the columns it will meet: as it comes, and with every option of configuration and request in use.
 """
 
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,12 @@ from merlin.dag import ColumnSelector
 from merlin.schema import Schema
 from merlin.table import TensorTable
 
+from ensemble.cache_config import CacheConfig
+from ensemble.config import ServingConfig
+from ensemble.filter_config import FilterConfig, StockConfig
 from ensemble.graph import REQUEST_SCHEMA, GraphFiles
 from ensemble.operators.encode_query import EncodeQuery
-from ensemble.operators.fetch_user_features import FetchUserFeatures
+from ensemble.operators.fetch_user_features import CACHED, DEGRADED, FALLBACK, FetchUserFeatures
 from ensemble.operators.fill_candidates import FillCandidates
 from ensemble.operators.forbid_items import ForbidItems
 from ensemble.operators.keep_allowed import KeepAllowed
@@ -31,6 +35,8 @@ from ensemble.operators.order_slate import OrderSlate
 from ensemble.operators.recall_slates import RecallSlates
 from ensemble.operators.retrieve_candidates import RetrieveCandidates
 from ensemble.operators.score_candidates import ScoreCandidates
+from ensemble.ordering_config import OrderingConfig
+from ensemble.slate_cache import write_slates
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NO_ITEM = -1
@@ -66,7 +72,9 @@ ROWS = {  # in the order of the request path
         lambda files: ScoreCandidates(files.ranker, files.items, files.item_vectors, files.sources, files.online),
         reads_candidates=True,
     ),
-    "OrderSlate": Row(lambda files: OrderSlate(files.items, files.item_vectors, files.online), reads_candidates=True),
+    "OrderSlate": Row(
+        lambda files: OrderSlate(files.items, files.attributes, files.item_vectors, files.online), reads_candidates=True
+    ),
 }
 every_operator = pytest.mark.parametrize("name", ROWS)
 every_candidate_reader = pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.reads_candidates])
@@ -77,7 +85,8 @@ from pathlib import Path
 folder = Path(sys.argv[1])
 answers = {}
 for path in sorted(folder.glob("*.operator")):
-    operator, columns = pickle.loads(path.read_bytes())
+    operator, config, columns = pickle.loads(path.read_bytes())
+    operator.opened_config = config
     operator.load_artifacts(str(folder / f"{path.stem}.files"))
     answers[path.stem] = operator.run(columns)
 (folder / "answers").write_bytes(pickle.dumps(answers))
@@ -117,15 +126,27 @@ def saved(small_run, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", params=["as it comes", "every option"])
+def with_options(request) -> bool:
+    return request.param == "every option"
+
+
 @pytest.fixture(scope="module")
-def placed(saved, small_run) -> dict[str, Placed]:
+def placed(with_options, saved, small_run, tmp_path_factory) -> dict[str, Placed]:
     """The operators loaded, and run one after the other."""
     columns, schema, found = request_columns(small_run), REQUEST_SCHEMA, {}
+    config = ServingConfig()
+    if with_options:
+        columns |= options_of(len(columns["user"]))
+        config = every_option(small_run, tmp_path_factory.mktemp("options"), columns["user"][STORE_IS_DOWN].tolist())
     for name in ROWS:
         operator = cloudpickle.loads((saved / f"{name}.pickle").read_bytes())
+        operator.opened_config = config
         operator.load_artifacts(str(saved / f"{name}.files"))
         found[name] = Placed(operator, columns, schema)
         columns = columns | operator.run(columns)
+        if with_options and name == "FetchUserFeatures":
+            columns["source"][STORE_IS_DOWN] = DEGRADED
         schema = operator.compute_output_schema(schema, ColumnSelector("*"))
     return found
 
@@ -133,8 +154,9 @@ def placed(saved, small_run) -> dict[str, Placed]:
 @pytest.fixture(scope="module")
 def fresh_answers(saved, placed) -> dict[str, dict[str, np.ndarray]]:
     """What a fresh process gets from the saved operators."""
-    for name, (operator, columns) in {name: (one.operator, one.columns) for name, one in placed.items()}.items():
-        (saved / f"{name}.operator").write_bytes(cloudpickle.dumps((operator, columns)))
+    for name, one in placed.items():
+        saving = one.operator, one.operator.opened_config, one.columns
+        (saved / f"{name}.operator").write_bytes(cloudpickle.dumps(saving))
     subprocess.run([sys.executable, "-W", "ignore", "-c", RUN_SAVED, saved], check=True, cwd=REPOSITORY)
     return pickle.loads((saved / "answers").read_bytes())
 
@@ -169,6 +191,42 @@ def request_columns(run: Path) -> dict[str, np.ndarray]:
         "deadline": np.full(len(asked), np.inf),
         "with_candidates": np.ones(len(asked), dtype=bool),
     }
+
+
+STORE_IS_DOWN = slice(3, 5)
+"""Users for whom it is, where every option is in use."""
+
+
+def options_of(num_users: int) -> dict[str, np.ndarray]:
+    """What a request may ask for beside the rest, in every mixture; nan is left to the configuration."""
+    places = np.arange(num_users)
+    return {
+        "temperature": np.array([np.nan, 0, 0.4, 30], np.float32)[places % 4],
+        "diversity": np.array([0.3, np.nan, 0, 1, 0.05], np.float32)[places % 5],
+        "with_candidates": places % 2 == 0,
+    }
+
+
+def every_option(run: Path, folder: Path, users_with_slates: list[str]) -> ServingConfig:
+    """Rules, stock, everything that orders, and slates that were made earlier."""
+    items = raw_ids_of(run)
+    (folder / "stock.csv").write_text("item_id,available\n" + "".join(f"{item_id},0\n" for item_id in items[4::9]))
+    made = [(user, np.arange(place, 60), np.arange(60, 62)) for place, user in enumerate(users_with_slates)]
+    write_slates(folder / "slates.db", {"made_at": time.time()}, items, made)
+    return ServingConfig(
+        filters=FilterConfig(
+            rules={"affordable": "price <= 50", "not sport": 'index_group_name != "Sport"'},
+            stock=StockConfig(file=str(folder / "stock.csv"), poll_seconds=3_600),
+        ),
+        ordering=OrderingConfig(
+            temperature=0.2,
+            diversity=0.1,
+            caps={"index_group_name": 3},
+            boosts={"price > 20": 0.3},
+            freshness_boost=0.2,
+        ),
+        cache=CacheConfig(file=str(folder / "slates.db")),
+    )
 
 
 def rows_of(columns, rows):
@@ -267,7 +325,8 @@ def test_zero_one_and_too_few_candidates(placed, name, width):
 def test_empty_slots_are_never_served_nor_change_the_rest(placed, name):
     one = placed[name]
     columns = dict(one.columns)
-    num_before, num_behind = (0 if name in ("KeepAllowed", "FillCandidates") else 2), 2  # the merge leaves none
+    the_merge_leaves_none = name in ("RecallSlates", "KeepAllowed", "FillCandidates")
+    num_before, num_behind = (0 if the_merge_leaves_none else 2), 2
     for column in OF_CANDIDATES:
         if column in columns:
             values = columns[column]
@@ -309,8 +368,15 @@ def test_where_items_may_come_back_only_the_excluded_are_forbidden(placed, saved
     assert any(items_in(mine) != items_in(all_of) for mine, all_of in zip(excluded, every, strict=True))
 
 
-def test_what_is_forbidden_is_proposed_by_no_source_and_never_comes_back(placed):
-    forbidden_BS = placed["RetrieveCandidates"].columns["forbidden_row"]
+def kept_from_everybody(placed) -> set[int]:
+    """Items that rules and stock keep away."""
+    allowed_I = placed["ForbidItems"].operator.opened_filters.now.allowed_I
+    return set() if allowed_I is None else set(np.flatnonzero(~allowed_I).tolist())
+
+
+def test_what_is_forbidden_is_proposed_by_no_source_and_never_comes_back(placed, with_options):
+    forbidden_BS, kept_away = placed["RetrieveCandidates"].columns["forbidden_row"], kept_from_everybody(placed)
+    assert bool(kept_away) == with_options
     after = [
         placed["RetrieveCandidates"].operator.run(placed["RetrieveCandidates"].columns)["proposed_row"],
         placed["FillCandidates"].columns["candidate_row"],
@@ -319,13 +385,13 @@ def test_what_is_forbidden_is_proposed_by_no_source_and_never_comes_back(placed)
     assert all((proposed != NO_ITEM).any() for proposed in after)
     for proposed in after:
         for user, forbidden in enumerate(forbidden_BS):
-            assert not items_in(proposed[user]) & items_in(forbidden)
+            assert not items_in(proposed[user]) & (items_in(forbidden) | kept_away)
 
 
 def test_every_source_proposes_to_the_known_and_none_to_the_unknown(placed):
     one = placed["RetrieveCandidates"]
     answer = one.operator.run(one.columns)
-    known_B = one.columns["source"] < 2
+    known_B = one.columns["source"] < FALLBACK
     assert known_B.any() and not known_B.all() and not answer["num_failed_sources"].any()
     assert (answer["proposed_row"][~known_B] == NO_ITEM).all()
     assert (answer["proposed_row"][known_B] != NO_ITEM).any((0, 2)).all()
@@ -354,12 +420,15 @@ def test_the_merge_loses_nothing_up_to_the_number_wanted(placed):
 
 
 def test_everybody_has_k_candidates_while_so_many_are_allowed(placed, small_run):
-    one, num_items = placed["FillCandidates"], len(raw_ids_of(small_run))
+    one, num_items, kept_away = placed["FillCandidates"], len(raw_ids_of(small_run)), kept_from_everybody(placed)
     for columns in (one.columns, narrowed(one.columns, 3)):
         answer = one.operator.run(columns)
         for user, row in enumerate(answer["candidate_row"]):
-            allowed = num_items - len(items_in(columns["forbidden_row"][user]))
-            wanted = columns["wanted" if columns["source"][user] >= 2 else "k"][user] * ~columns["is_restricted"][user]
+            allowed = num_items - len(items_in(columns["forbidden_row"][user]) | kept_away)
+            wanted = (
+                columns["wanted" if columns["source"][user] >= FALLBACK else "k"][user]
+                * ~columns["is_restricted"][user]
+            )
             had = items_in(columns["candidate_row"][user])
             assert len(items_in(row)) == max(len(had), min(wanted, allowed)) and had <= items_in(row)
             added = ~np.isin(row, sorted(had))
@@ -376,10 +445,18 @@ def test_scores_stand_where_their_candidates_stand(placed):
     np.testing.assert_array_equal(one.operator.run(columns)["score"], score_BK[:, shuffled])
 
 
-def test_the_slate_is_made_of_the_candidates(placed):
-    answer = placed["OrderSlate"].operator.run(placed["OrderSlate"].columns)
-    for slate, candidates, ranked in zip(
-        answer["item_ids"], answer["candidate_ids"], answer["ranked_ids"], strict=True
+def test_the_slate_is_made_of_the_candidates(placed, with_options):
+    columns = placed["OrderSlate"].columns | {"with_candidates": np.ones(len(placed["OrderSlate"].columns["k"]), bool)}
+    answer, is_reordered = placed["OrderSlate"].operator.run(columns), False
+    for slate, candidates, ranked, k in zip(
+        answer["item_ids"], answer["candidate_ids"], answer["ranked_ids"], columns["k"], strict=True
     ):
         slate, candidates, ranked = ([item for item in ids if item] for ids in (slate, candidates, ranked))
-        assert sorted(candidates) == sorted(ranked) and slate == ranked[: len(slate)]
+        assert sorted(candidates) == sorted(ranked) and set(slate) <= set(ranked)
+        assert len(slate) == len(set(slate)) == min(k, len(ranked))
+        is_reordered |= slate != ranked[: len(slate)]
+    assert is_reordered == with_options
+
+
+def test_slates_of_earlier_stand_in_where_the_store_is_down(placed, with_options):
+    assert (placed["OrderSlate"].columns["source"] == CACHED).any() == with_options

@@ -143,10 +143,27 @@ def test_64_users_in_one_call_equal_64_calls_bit_for_bit(world, pipeline):
         assert_equal_replies(together.rows(slice(row, row + 1), int(request.k[row])), alone)
 
 
+def with_options(world, request, number):
+    """The request, asking for a mixture of sampling, diversity and an allow list."""
+    return Request.of(
+        request.user_id,
+        request.k,
+        request.exclude,
+        request.timestamp,
+        allow=[world.item_ids[number::3].tolist() if number % 2 else []],
+        seed=number,
+        temperature=[None, 0.0, 0.5, 40.0][number % 4],
+        diversity=[None, 0.4, 1.0][number % 3],
+        with_candidates=True,
+    )
+
+
 def test_joined_requests_equal_their_own_replies(world, pipeline):
-    requests = [single_of(mixed_request(world, 12), row) for row in range(12)]
+    mixed = mixed_request(world, 24)
+    requests = [with_options(world, single_of(mixed, row), row) for row in range(24)]
     joined, slices = join(requests)
     together = pipeline.recommend(joined)
+    assert len(set(together.propensities.ravel().tolist())) > 24 and (together.propensities == 1).any()
     for request, rows in zip(requests, slices, strict=True):
         assert_equal_replies(together.rows(rows, int(request.k.max())), pipeline.recommend(request))
 
