@@ -31,7 +31,9 @@ from features.artifact import Artifact
 from features.list_column import list_column
 from features.online_store import OnlineStore, OnlineStoreConfig, write_online_store
 from features.schema import load_schema, save_schema
-from features.store.repository import KEY, VIEW, create_repository, project_name, repo_config
+from features.store.past_events import PastEvents
+from features.store.repository import KEY, PAST, SEEN, VIEW, create_repository, project_name, repo_config
+from features.store.value_bytes import steps
 from features.store.write import feature_names
 
 GOAL = 50_000
@@ -86,7 +88,9 @@ def compare(
 def feast_seconds(folder: Path, etl: Artifact, config: OnlineStoreConfig) -> float:
     """What Feast's own write takes, from a frame in memory and a store that is open already."""
     table = pq.read_table(etl.file("users.parquet"))
-    features = table.select(feature_names(etl))
+    features = table.select(feature_names(etl)).drop_columns(SEEN)
+    features = features.append_column(SEEN, steps(table[SEEN].combine_chunks()))
+    features = features.append_column(PAST, PastEvents(etl, LENGTH).column(0, len(table)))
     store = FeatureStore(config=create_repository(folder, config, project_name(config, etl), features.schema))
     frame = features.append_column(KEY, table["raw_id"]).to_pandas()
     frame["event_timestamp"] = pd.Timestamp(datetime.fromtimestamp(AS_OF, UTC))
@@ -128,6 +132,8 @@ def etl_of(folder: Path, num_users: int) -> Artifact:
     history = rng.integers(3, NUM_ITEMS, (num_users, LENGTH))
     history[np.arange(LENGTH) >= num_events[:, None]] = 0
     ends = np.concatenate([[0], np.cumsum(num_events)])
+    user_row, item_row = np.repeat(np.arange(num_users), num_events), rng.integers(0, NUM_ITEMS, ends[-1])
+    item_row = item_row[np.lexsort((item_row, user_row))]  # ascending, as the etl stage has what a user had
     columns = {
         "raw_id": pa.array(f"customer-{number:08d}" for number in range(num_users)),
         "user_id": rng.integers(2, num_users + 3, num_users),
@@ -138,14 +144,19 @@ def etl_of(folder: Path, num_users: int) -> Artifact:
         "user_num_events": (np.log1p(num_events) - 2).astype(np.float32),
         "num_events": num_events,
         "last_timestamp": np.where(num_events > 0, AS_OF - rng.integers(1, 10**7, num_users), -1),
-        "seen": pa.LargeListArray.from_arrays(pa.array(ends), pa.array(rng.integers(0, NUM_ITEMS, ends[-1]))),
+        "seen": pa.LargeListArray.from_arrays(pa.array(ends), pa.array(item_row)),
     }
     pq.write_table(pa.table(columns), folder / "users.parquet")
     features = [name for name in columns if name.startswith("user_") or name == "history"]
     save_schema(Schema([_feature(name, num_users) for name in features]), folder / "schema.json")
-    parts = {name: {} for name in ("users.parquet", "schema.json")}
-    manifest = {"stage": "etl", "content_hash": "00" * 32, "parts": parts}
-    return Artifact(folder, manifest | {"metrics": {"as_of": AS_OF, "num_users": num_users}})
+    events = {"user_row": user_row, "item_row": item_row, "timestamp": np.arange(AS_OF - ends[-1], AS_OF)}
+    pq.write_table(pa.table(events), folder / "events.parquet")
+    (folder / "online.json").write_text('{"user_num_events": [2.0, 1.0]}')
+    parts = {name: {} for name in ("users.parquet", "schema.json", "events.parquet", "online.json")}
+    manifest = {"stage": "etl", "content_hash": "00" * 32, "parts": parts, "config": {"history_length": LENGTH}}
+    columns_of_interactions = {"price": False, "categorical": []}
+    metrics = {"as_of": AS_OF, "num_users": num_users, "interaction_columns": columns_of_interactions}
+    return Artifact(folder, manifest | {"metrics": metrics})
 
 
 def _feature(name: str, num_users: int) -> ColumnSchema:

@@ -14,7 +14,7 @@ from merlin.schema import ColumnSchema, Schema, Tags
 
 from features.schema import PADDING, UNSEEN, list_length, select
 from features.store.config import OnlineStoreConfig, StoreError
-from features.store.repository import LIVE, ONLINE, REGISTRY, STATE_COLUMNS, open_repository
+from features.store.repository import LIVE, ONLINE, REGISTRY, SEEN, STATE_COLUMNS, open_repository
 from features.store.row_reader import Cells, RowReader, row_reader
 from features.store.value_arrays import floats, int_lists, ints
 from features.store.write import drop_online_store, write_online_store
@@ -57,8 +57,9 @@ class OnlineStore:
     Args:
         folder: what `write_online_store` made.
         schema: the USER features that were written.
-    Raises: ArtifactError if a file is missing, or the registry does not describe the users; StoreError if the
-        environment variable that names the Redis is not set. A Redis that is down is the next `read`'s error.
+    Raises: ArtifactError if a file is missing, the registry does not describe the users, or the rows are of another
+        form; StoreError if the environment variable that names the Redis is not set. A Redis that is down is the next
+        `read`'s error.
     """
 
     def __init__(self, folder: Path, schema: Schema) -> None:
@@ -98,7 +99,7 @@ class OnlineStore:
             known=np.array([value != b"" for value in cells["num_events"]], dtype=bool),
             num_events=ints("num_events", cells["num_events"], 0),
             last_timestamp=ints("last_timestamp", cells["last_timestamp"], -1),
-            seen=_seen(cells["seen"], cells[LIVE]),
+            seen=_seen(cells[SEEN], cells[LIVE]),
         )
 
 
@@ -110,7 +111,7 @@ def _column(cells: list[bytes], column: ColumnSchema) -> np.ndarray:
 
 def _seen(past: list[bytes], live: list[bytes]) -> np.ndarray:
     """[B, S] the items of the log, then those of live events, whose moments stand between them."""
-    seen_BS = int_lists("seen", past, NO_ITEM, None)
+    seen_BS = int_lists(SEEN, past, NO_ITEM, None, as_steps=True)
     if not any(live):
         return seen_BS
     return np.concatenate([seen_BS, int_lists(LIVE, live, NO_ITEM, None)[:, ::2]], axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from feast.protos.feast.types.Value_pb2 import Value
@@ -12,13 +13,13 @@ from features.live.encoding import Encoding
 from features.live.event import Event
 from features.live.journal import Journal
 from features.live.user_state import LiveEvent, with_events
+from features.store.repository import SEEN
 from features.store.row_update import Row, StoredRows, stored_rows
 
 STORE, ITEMS = "ensemble/store", "ensemble/items.parquet"
 """Within a version's folder."""
 EVENTS_PER_CHANGE = 512
 """Events of one transaction of the store: readers of SQLite are not held up, other writers only so long."""
-SEEN = "seen"
 
 
 class Target:
@@ -119,4 +120,4 @@ def replay(journal: Path, version_folder: Path) -> int:
 
 
 def _seen_of(row: Mapping[str, Value]) -> Callable[[], Collection[int]]:
-    return lambda: set(row[SEEN].int64_list_val.val) if SEEN in row else ()
+    return lambda: set(accumulate(row[SEEN].int64_list_val.val)) if SEEN in row else ()

@@ -22,11 +22,15 @@ from features.store.config import OnlineStoreConfig, StoreError
 
 VIEW, KEY = "users", "user"
 SETTINGS, REGISTRY, ONLINE = "feature_store.yaml", "registry.db", "online.db"
-STATE_COLUMNS = ("num_events", "last_timestamp", "seen")
+SEEN = "seen"
+"""Item rows that the log has of a user, ascending, as steps (`features.store.value_bytes.steps`)."""
+STATE_COLUMNS = ("num_events", "last_timestamp", SEEN)
 """What a request reads beside the models' features: interactions so far, Unix seconds of the last one, item rows."""
 PAST, LIVE = "past", "live"
 """Item row and Unix seconds, in turn and newest first, of the log's last interactions and of all live events: what the
 rest is made from when events come. `seen` stays as the log had it; LIVE is written by events only."""
+ROW_FORM = 2
+"""Of what the rows hold. The project names it, so that servers of different forms can share a Redis."""
 KEY_VERSION = 3
 """Of Feast's entity keys."""
 
@@ -42,7 +46,7 @@ LOADED = entity_key("loaded", VIEW)
 
 def project_name(config: OnlineStoreConfig, etl: Artifact) -> str:
     """The Feast project, which all of its rows carry: equal exactly for equal results of the etl stage."""
-    return f"{config.project_prefix}_{etl.content_hash[:16]}"
+    return f"{config.project_prefix}_{ROW_FORM}_{etl.content_hash[:16]}"
 
 
 def create_repository(folder: Path, config: OnlineStoreConfig, project: str, features: pa.Schema) -> RepoConfig:
@@ -75,8 +79,12 @@ def create_repository(folder: Path, config: OnlineStoreConfig, project: str, fea
 
 
 def open_repository(folder: Path) -> FeatureStore:
-    """Raises: ArtifactError if a file is missing or damaged; StoreError if the settings name a variable not set."""
-    settings = repo_config(folder)
+    """The folder's store, opened.
+
+    Raises: ArtifactError if a file is missing or damaged, or the rows are of another form; StoreError if the settings
+        name a variable not set.
+    """
+    settings = readable_config(folder)
     files = (REGISTRY, ONLINE) if online_settings(settings).type == "sqlite" else (REGISTRY,)
     for name in files:
         if not (folder / name).is_file():  # SQLite would make an empty one
@@ -87,6 +95,17 @@ def open_repository(folder: Path) -> FeatureStore:
     except Exception as error:  # protobuf's and Feast's own errors have no common type
         raise ArtifactError(f"{folder / REGISTRY} is damaged ({error}); run `export` again") from error
     return store
+
+
+def readable_config(folder: Path) -> RepoConfig:
+    """`repo_config` of a store whose rows are to be read or changed.
+
+    Raises: ArtifactError also if they are of another form.
+    """
+    settings = repo_config(folder)
+    if not re.search(rf"_{ROW_FORM}_[0-9a-f]{{16}}$", settings.project):
+        raise ArtifactError(f"{folder}: its rows are of another form than {ROW_FORM}; run `export` again")
+    return settings
 
 
 def repo_config(folder: Path) -> RepoConfig:

@@ -21,7 +21,7 @@ from redis import Redis, WatchError
 
 from features.store.config import StoreError
 from features.store.redis_rows import TIMESTAMP_FIELD, applied_key, field_name, redis_of
-from features.store.repository import LOADED, ONLINE, VIEW, online_settings, repo_config
+from features.store.repository import LOADED, ONLINE, VIEW, online_settings, readable_config
 from features.store.row_reader import user_key
 
 BUSY_SECONDS = 5.0
@@ -60,9 +60,10 @@ class StoredRows(Protocol):
 def stored_rows(folder: Path) -> StoredRows:
     """The rows of the store in a folder.
 
-    Raises: ArtifactError if the folder is no store; StoreError if SQLite's file is missing.
+    Raises: ArtifactError if the folder is no store, or its rows are of another form; StoreError if SQLite's file is
+        missing.
     """
-    config = repo_config(folder)
+    config = readable_config(folder)
     if online_settings(config).type == "redis":
         return RedisStoredRows(config)
     return SqliteStoredRows(folder / ONLINE, f"{config.project}_{VIEW}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from feast.infra.key_encoding_utils import serialize_entity_key_prefix
 from feast.value_type import ValueType
 
-from features.store.value_bytes import concatenated, fixed_width, value_bytes
+from features.store.value_bytes import concatenated, fixed_width, steps, value_bytes
 
 USERS_PER_BATCH = 8_192
 USERS_PER_SORT = 65_536
@@ -52,6 +52,7 @@ class UsersFile:
         entity: name of the Feast entity, a text.
         names: the columns that become features.
         more: feature -> function from a run of rows, begin and end, to its column; for features of other origin.
+        as_steps: those of the columns, lists, that are kept as `features.store.value_bytes.steps`.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class UsersFile:
         entity: str,
         names: Sequence[str],
         more: Mapping[str, Callable[[int, int], pa.Array]] = MappingProxyType({}),
+        as_steps: Collection[str] = (),
     ) -> None:
         self._file = pq.ParquetFile(path, buffer_size=1 << 20)
         self._entity = entity
         self._names = list(names)
         self.num_users: int = self._file.metadata.num_rows
         self._more = more
+        self._as_steps = as_steps
         fields = [self._file.schema_arrow.field(name) for name in names]
         self.schema: pa.Schema = pa.schema([*fields, *(pa.field(name, make(0, 0).type) for name, make in more.items())])
 
@@ -87,6 +90,7 @@ class UsersFile:
 
     def _completed(self, users: pa.RecordBatch, begin: int) -> pa.RecordBatch:
         columns = {name: users.column(name) for name in [RAW_ID, *self._names]}
+        columns |= {name: steps(columns[name]) for name in self._as_steps}
         columns |= {name: make(begin, begin + len(users)) for name, make in self._more.items()}
         return pa.RecordBatch.from_pydict(columns)
 

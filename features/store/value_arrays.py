@@ -34,9 +34,11 @@ def floats(name: str, cells: Sequence[bytes]) -> np.ndarray:
     return value_B
 
 
-def int_lists(name: str, cells: Sequence[bytes], filler: int, length: int | None) -> np.ndarray:
+def int_lists(name: str, cells: Sequence[bytes], filler: int, length: int | None, as_steps: bool = False) -> np.ndarray:
     """[B, L] int64, padded with `filler`; L is the longest list if `length` is None; longer ones are cut.
 
+    Args:
+        as_steps: whether `features.store.value_bytes.steps` made them.
     Raises: StoreError naming the feature if a value is no list of integers.
     """
     data_W, end_B = _joined(cells)
@@ -44,7 +46,7 @@ def int_lists(name: str, cells: Sequence[bytes], filler: int, length: int | None
     longest = _find_lists(data_W, end_B, begin_B)
     _check(name, longest, "a list of integers")
     value_BL = np.full((len(cells), longest if length is None else length), filler, np.int64)
-    _read_lists(data_W, begin_B, end_B, value_BL)
+    _read_lists(data_W, begin_B, end_B, as_steps, value_BL)
     return value_BL
 
 
@@ -127,11 +129,14 @@ def _find_lists(data_W, end_B, begin_B):
 
 
 @numba.njit(nogil=True, cache=True)
-def _read_lists(data_W, begin_B, end_B, value_BL):
+def _read_lists(data_W, begin_B, end_B, as_steps, value_BL):
     for row in range(len(end_B)):
-        place, end = begin_B[row], end_B[row]
+        place, end, before = begin_B[row], end_B[row], np.uint64(0)
         for column in range(value_BL.shape[1]):
             if place >= end:
                 break
             number, place = _varint(data_W, place, end)
+            if as_steps:
+                number += before
+                before = number
             value_BL[row, column] = np.int64(number)

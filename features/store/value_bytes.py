@@ -46,6 +46,17 @@ def value_bytes(name: str, column: pa.Array) -> pa.LargeBinaryArray:
     )
 
 
+def steps(column: pa.Array) -> pa.Array:
+    """Lists as their first number and the differences that follow: of ascending item rows these are small, and take a
+    byte or two. No list, null, becomes an empty one."""
+    offsets = _offsets(pc.list_value_length(column).fill_null(0).to_numpy())
+    value_E = pc.list_flatten(column).cast(pa.int64()).to_numpy()
+    step_E = np.diff(value_E, prepend=0)
+    begin_B = offsets[:-1][np.diff(offsets) > 0]
+    step_E[begin_B] = value_E[begin_B]
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(step_E)).cast(column.type)
+
+
 def value_texts(column: pa.Array) -> pa.LargeStringArray | None:
     """What Feast's SQLite store keeps beside a value to filter by: Python's `str` of it; None for a list column."""
     if is_list(column.type):

@@ -21,6 +21,7 @@ from features.store.repository import (
     LIVE,
     ONLINE,
     PAST,
+    SEEN,
     STATE_COLUMNS,
     VIEW,
     create_repository,
@@ -64,7 +65,7 @@ def write_online_store(
         raise FileExistsError(f"{folder} is there already: the online store needs a folder of its own")
     live = LiveFile.of(etl)
     past = {PAST: PastEvents(etl, live.history_length).column}
-    users = UsersFile(etl.file("users.parquet"), KEY, feature_names(etl), past)
+    users = UsersFile(etl.file("users.parquet"), KEY, feature_names(etl), past, as_steps=(SEEN,))
     as_of = datetime.fromtimestamp(etl.metrics["as_of"], UTC)
     building = folder.parent / f".{folder.name}.building"
     shutil.rmtree(building, ignore_errors=True)

@@ -17,7 +17,7 @@ from features.artifact import Artifact
 from features.store.config import OnlineStoreConfig
 from features.store.live_file import LiveFile
 from features.store.past_events import PastEvents
-from features.store.repository import KEY, PAST, VIEW, create_repository, project_name
+from features.store.repository import KEY, PAST, SEEN, VIEW, create_repository, project_name
 from features.store.write import feature_names
 
 NUM_AWKWARD = 300
@@ -97,6 +97,7 @@ def written_by_feast() -> Callable[[Path, Artifact, OnlineStoreConfig], FeatureS
         features = table.select(feature_names(etl)).append_column(PAST, past)
         store = FeatureStore(config=create_repository(folder, config, project_name(config, etl), features.schema))
         frame = features.append_column(KEY, table["raw_id"]).to_pandas()
+        frame[SEEN] = [np.diff(row, prepend=0) for row in frame[SEEN]]
         frame["event_timestamp"] = pd.Timestamp(datetime.fromtimestamp(etl.metrics["as_of"], UTC))
         store.write_to_online_store(VIEW, frame)
         return store

@@ -11,6 +11,7 @@ from features.schema import load_schema
 from features.store import redis_rows, user_rows
 from features.store.config import OnlineStoreConfig
 from features.store.redis_rows import drop_redis_project, redis_projects
+from features.store.repository import project_name
 
 VARIABLE = "CASCADE_TEST_REDIS"
 
@@ -35,8 +36,7 @@ def test_deployments_keep_to_their_own_rows(etl, awkward_etl, config, tmp_path, 
     write_online_store(tmp_path / "one", etl, config)
     write_online_store(tmp_path / "two", awkward_etl, config)
     write_online_store(tmp_path / "three", etl, staging)
-    one, three = f"cascade_{etl.content_hash[:16]}", f"staging_{etl.content_hash[:16]}"
-    two = f"cascade_{awkward_etl.content_hash[:16]}"
+    one, two, three = project_name(config, etl), project_name(config, awkward_etl), project_name(staging, etl)
     num_awkward = len(pq.read_table(awkward_etl.file("users.parquet")))
     assert redis_projects(config) == {one: len(ids), two: num_awkward, three: len(ids)}
     assert drop_online_store(tmp_path / "one") == len(ids)
@@ -51,7 +51,7 @@ def test_a_project_whose_name_ends_another_leaves_it_alone(etl, config, tmp_path
     write_online_store(tmp_path / "store", etl, config)
     hash_alone = etl.content_hash[:16]
     assert drop_redis_project(config.redis, hash_alone) == 0
-    assert redis_projects(config) == {f"cascade_{hash_alone}": len(ids)}
+    assert redis_projects(config) == {project_name(config, etl): len(ids)}
 
 
 def test_more_users_than_a_scan_returns_are_dropped(etl, config, tmp_path, ids, monkeypatch):
@@ -109,7 +109,7 @@ def test_a_full_redis_is_an_error(etl, config, redis_server, tmp_path):
 
 def test_loading_again_keeps_rows_that_live_events_wrote(etl, config, redis_server, tmp_path, schema, ids):
     write_online_store(tmp_path / "store", etl, config)
-    project = f"cascade_{etl.content_hash[:16]}".encode()
+    project = project_name(config, etl).encode()
     with redis_server.client() as client:
         keys = {key for key in client.scan_iter() if key.endswith(project) and ids[0].encode() in key}
         (key,) = keys

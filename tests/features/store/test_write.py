@@ -20,7 +20,8 @@ from features.online_store import NO_ITEM, ONLINE, OnlineStore, StoreError, writ
 from features.schema import load_schema
 from features.store import sqlite_rows, user_rows
 from features.store.config import OnlineStoreConfig
-from features.store.repository import KEY, VIEW, repo_config
+from features.store.repository import KEY, ROW_FORM, SETTINGS, VIEW, repo_config
+from features.store.row_update import stored_rows
 from features.store.write import feature_names
 
 KILLED_LOAD = """
@@ -85,8 +86,9 @@ def test_reading_for_a_request_is_what_feast_answers(awkward_etl, config, tmp_pa
     assert read.known.tolist() == [value is not None for value in answer["num_events"]]
     assert read.num_events.tolist() == [value or 0 for value in answer["num_events"]]
     assert read.last_timestamp.tolist() == [-1 if value is None else value for value in answer["last_timestamp"]]
-    for row, expected in zip(read.seen, answer["seen"], strict=True):
-        assert row[: len(expected or [])].tolist() == (expected or []) and (row[len(expected or []) :] == NO_ITEM).all()
+    for row, stored in zip(read.seen, answer["seen"], strict=True):
+        expected = np.cumsum(stored or [], dtype=np.int64).tolist()
+        assert row[: len(expected)].tolist() == expected and (row[len(expected) :] == NO_ITEM).all()
     for name, values in read.features.items():
         for value, expected in zip(values, answer[name], strict=True):
             if expected is not None:
@@ -116,6 +118,7 @@ def test_live_events_are_written_by_feast_on_top(etl, config, tmp_path):
     write_online_store(tmp_path / "store", etl, config)
     users = pq.read_table(etl.file("users.parquet"))
     row = users.slice(0, 1).select(feature_names(etl)).append_column(KEY, users["raw_id"].slice(0, 1)).to_pandas()
+    row["seen"] = [np.diff(users["seen"][0].as_py(), prepend=0)]
     row["past"], row["live"] = [[3, 60]], [[5, 70]]
     row["num_events"], row["event_timestamp"] = 777, np.datetime64(etl.metrics["as_of"] + 60, "s")
     FeatureStore(config=repo_config(tmp_path / "store")).write_to_online_store(VIEW, row)
@@ -158,6 +161,15 @@ def test_a_user_who_comes_twice_is_refused(awkward_etl, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+def test_rows_of_another_form_are_refused(etl, config, tmp_path):
+    write_online_store(tmp_path / "store", etl, config)
+    settings = tmp_path / "store" / SETTINGS
+    settings.write_text(settings.read_text().replace(f"cascade_{ROW_FORM}_", "cascade_"))
+    for opened in (lambda folder: OnlineStore(folder, load_schema(etl.file("schema.json"))), stored_rows):
+        with pytest.raises(ArtifactError, match=r"rows are of another form than 2; run `export` again"):
+            opened(tmp_path / "store")
+
+
 def test_an_older_store_is_not_written_over(etl, tmp_path):
     (tmp_path / "store").mkdir()
     with pytest.raises(FileExistsError, match="is there already"):
@@ -167,4 +179,4 @@ def test_an_older_store_is_not_written_over(etl, tmp_path):
 def test_defaults_are_what_no_config_means(etl, tmp_path):
     write_online_store(tmp_path / "store", etl)
     assert asdict(OnlineStoreConfig())["type"] == "sqlite"
-    assert repo_config(tmp_path / "store").project == f"cascade_{etl.content_hash[:16]}"
+    assert repo_config(tmp_path / "store").project == f"cascade_{ROW_FORM}_{etl.content_hash[:16]}"
