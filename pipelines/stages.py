@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from features.artifact import (
     writing,
 )
 from features.errors import CascadeError
+from features.store.config import ROW_FORM
 from pipelines import etl_stage
 from pipelines.config import CascadeConfig, as_document, save_config
 
@@ -34,6 +35,8 @@ class Stage:
     inputs: tuple[str, ...]
     """Stages whose artifacts it reads."""
     run: Callable[[CascadeConfig, Inputs, ArtifactWriter, Run], None]
+    forms: Mapping[str, str] = field(default_factory=dict)
+    """Forms of what it writes, by name. A stage whose artifact is of other ones runs again."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ STAGES = (
     Stage("retrieval", ("etl",), _retrieval),
     Stage("index", ("retrieval",), _index),
     Stage("ranking", ("etl", "retrieval"), _ranking),
-    Stage("export", ("etl", "retrieval", "index", "ranking"), _export),
+    Stage("export", ("etl", "retrieval", "index", "ranking"), _export, {"store_rows": str(ROW_FORM)}),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
@@ -123,8 +126,9 @@ def run_stages(
 ) -> dict[str, Artifact]:
     """Run all stages, or one, into `<out>/<stage>`.
 
-    A stage whose config, seed and inputs are those of its finished artifact is skipped; one whose artifact is damaged
-    runs again. A run that was killed goes on at the first stage without a manifest, and ends with the same artifacts.
+    A stage whose config, seed, inputs and forms are those of its finished artifact is skipped; one whose artifact is
+    damaged runs again. A run that was killed goes on at the first stage without a manifest, and ends with the same
+    artifacts.
 
     Args:
         only: the one stage to run, from the artifacts of the stages before it.
@@ -172,6 +176,7 @@ def _run(stage: Stage, config: CascadeConfig, inputs: Inputs, run: Run) -> Artif
     hashes = {name: artifact.content_hash for name, artifact in inputs.items()}
     if stage.name == "etl":
         hashes = etl_stage.data_hashes(config)
+    hashes |= stage.forms
     if is_current(path, stage.name, own, config.seed, hashes):
         try:
             artifact = open_artifact(path, stage.name)

@@ -10,6 +10,9 @@ from pydantic.dataclasses import dataclass
 
 from features.errors import CascadeError
 
+ROW_FORM = 2
+"""Of what the rows hold. The project names it, so that servers of different forms can share a Redis."""
+
 
 class StoreError(CascadeError):
     """The online store cannot be written, opened or trusted; the message says which one and what to do."""

@@ -18,7 +18,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Float32, Int64, String
 
 from features.artifact import Artifact, ArtifactError
-from features.store.config import OnlineStoreConfig, StoreError
+from features.store.config import ROW_FORM, OnlineStoreConfig, StoreError
 
 VIEW, KEY = "users", "user"
 SETTINGS, REGISTRY, ONLINE = "feature_store.yaml", "registry.db", "online.db"
@@ -29,8 +29,6 @@ STATE_COLUMNS = ("num_events", "last_timestamp", SEEN)
 PAST, LIVE = "past", "live"
 """Item row and Unix seconds, in turn and newest first, of the log's last interactions and of all live events: what the
 rest is made from when events come. `seen` stays as the log had it; LIVE is written by events only."""
-ROW_FORM = 2
-"""Of what the rows hold. The project names it, so that servers of different forms can share a Redis."""
 KEY_VERSION = 3
 """Of Feast's entity keys."""
 

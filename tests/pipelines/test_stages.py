@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ import pytest
 from features.artifact import ArtifactError, writing
 from features.logs import LogError
 from features.split import SplitError
+from pipelines import stages
 from pipelines.config import CascadeConfig, as_document, load_config, load_saved_config
 from pipelines.etl_stage import QUARANTINE_FILE
 from pipelines.stages import CONFIG_FILE, STAGE_NAMES, run_stages
@@ -57,6 +59,13 @@ def test_a_run_leaves_an_artifact_a_stage_and_the_configuration_it_had(out, conf
 
 
 def test_an_unchanged_run_skips_every_stage(out, config):
+    assert said(config, out) == skipped(*STAGE_NAMES)
+
+
+def test_an_export_whose_store_has_rows_of_another_form_is_made_again(out, config, monkeypatch):
+    *others, export = stages.STAGES
+    monkeypatch.setattr(stages, "STAGES", (*others, replace(export, forms={"store_rows": "another"})))
+    assert said(config, out) == skipped(*STAGE_NAMES[:-1]) + ran("export")
     assert said(config, out) == skipped(*STAGE_NAMES)
 
 

@@ -19,8 +19,8 @@ from features.artifact import ArtifactError
 from features.online_store import NO_ITEM, ONLINE, OnlineStore, StoreError, write_online_store
 from features.schema import load_schema
 from features.store import sqlite_rows, user_rows
-from features.store.config import OnlineStoreConfig
-from features.store.repository import KEY, ROW_FORM, SETTINGS, VIEW, repo_config
+from features.store.config import ROW_FORM, OnlineStoreConfig
+from features.store.repository import KEY, SETTINGS, VIEW, repo_config
 from features.store.row_update import stored_rows
 from features.store.write import feature_names
 
