@@ -104,7 +104,7 @@ def test_a_redis_that_is_down_keeps_nobody_from_pushing(
         shutil.rmtree(version / STORE)
         write_online_store(version / STORE, live_etl, config)
         wait_until(lambda: live_counts(version, schema, users[:7], live_etl) == [3] * 7)
-        assert not intake.behind
+        wait_until(lambda: not intake.behind)
 
 
 def test_two_servers_write_the_same_users_of_one_redis(
