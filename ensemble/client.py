@@ -39,7 +39,6 @@ _BAD_REQUEST = ("StatusCode.INVALID_ARGUMENT", "400")
 _NO_ANSWER_IN_TIME = ("StatusCode.DEADLINE_EXCEEDED", "499", "504")
 _NO_MODEL = ("unknown model", "is not ready", "no available versions")
 """Triton's words for a model that is not there, whatever the status."""
-_QUEUED_TOO_LONG = "Request timeout expired"
 _UNAVAILABLE = ("StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND", "StatusCode.UNIMPLEMENTED", "404", "503")
 
 
@@ -49,10 +48,6 @@ class ServerUnavailable(CascadeError, ConnectionError):  # noqa: N818  (a state,
 
 class ModelUnavailable(ServerUnavailable):
     """The server answers, and has no such model or it is not ready."""
-
-
-class ServerBusy(ServerUnavailable):
-    """The request waited in the server's queue for as long as `serving.deadlines.queue_ms` lets it."""
 
 
 class ServerFailure(CascadeError, RuntimeError):  # noqa: N818
@@ -67,8 +62,8 @@ class RecommendClient:
         protocol: grpc (faster) or http.
         timeout_seconds: longest time in seconds for one call.
         tls: speak TLS; gRPC only.
-        with_fallback: ask the server's model `cascade_fallback` where `cascade` fails, is busy or is not there; the
-            reply's source says `cached` or `degraded`.
+        with_fallback: ask the server's model `cascade_fallback` where `cascade` fails or is not there; the reply's
+            source says `cached` or `degraded`.
     """
 
     def __init__(
@@ -140,7 +135,7 @@ class RecommendClient:
         )
         try:
             return self._asked(MODEL_NAME, request, request_id, parameters)
-        except (ServerFailure, ModelUnavailable, ServerBusy) as error:
+        except (ServerFailure, ModelUnavailable) as error:
             if not self.with_fallback:
                 raise
             try:
@@ -257,11 +252,6 @@ class RecommendClient:
         if any(words in message for words in _NO_MODEL):
             raise ModelUnavailable(
                 f"{where} has no model that is ready ({message}); wait until it is loaded, or read the server's log"
-            ) from error
-        if _QUEUED_TOO_LONG in message:
-            raise ServerBusy(
-                f"{where} has more to do than it gets through, the request waited too long in its queue; send less, "
-                "add servers, or raise serving.deadlines.queue_ms"
             ) from error
         if status in _UNAVAILABLE or isinstance(error, OSError):
             raise ServerUnavailable(

@@ -20,9 +20,6 @@ class DeadlineConfig:
     default_ms: Annotated[int, Field(ge=0, le=60_000)] = 500
     """Milliseconds from a request's arrival at the model until its reply, where the request has no timeout_ms; 0 for
     no limit."""
-    queue_ms: Annotated[int, Field(ge=0, le=60_000)] = 2_000
-    """Most milliseconds that a request may wait in Triton's queue, when more come than the server gets through. Triton
-    answers one that has waited longer with UNAVAILABLE, and RecommendClient asks `cascade_fallback`; 0 for no limit."""
     store_ms: Milliseconds = 100
     """Most milliseconds for reading the users' features."""
     candidates_ms: Milliseconds = 250

@@ -215,10 +215,6 @@ class ServedRepository:
         config.version_policy.specific.versions[:] = sorted(versions)
         settings = TypeAdapter(ServingConfig).dump_json(self.config).decode()
         config.parameters[SETTINGS].string_value = settings
-        if queue_ms := self.config.deadlines.queue_ms:
-            policy = config.dynamic_batching.default_queue_policy
-            policy.timeout_action = model_config_pb2.ModelQueuePolicy.REJECT
-            policy.default_timeout_microseconds = queue_ms * 1_000
         return config
 
 

@@ -3,8 +3,6 @@
 import os
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ensemble.cache_config import SLATES, CacheConfig
-from ensemble.client import ModelUnavailable, RecommendClient, ServerBusy, ServerFailure, ServerUnavailable
+from ensemble.client import ModelUnavailable, RecommendClient, ServerFailure, ServerUnavailable
 from ensemble.config import ServingConfig
-from ensemble.deadline import DeadlineConfig
 from ensemble.fallback_repository import NoSlatesError, cached_repository
 from ensemble.process_group import group_members
 from ensemble.request import RequestError
@@ -49,7 +46,7 @@ def users(small_run) -> list[str]:
 @pytest.fixture(scope="module")
 def server(small_run, slates, tmp_path_factory):
     folder = tmp_path_factory.mktemp("serve")
-    config = ServingConfig(cache=CacheConfig(file=str(slates)), deadlines=DeadlineConfig(queue_ms=100), **PORTS)
+    config = ServingConfig(cache=CacheConfig(file=str(slates)), **PORTS)
     repository = prepared_repository(small_run, folder, config)
     with TritonServer(repository.folder, folder, config) as server:
         yield server
@@ -129,30 +126,6 @@ def test_a_server_that_is_not_there_is_no_case_for_the_fallback(users):
         with pytest.raises(ServerUnavailable) as failed:
             client.recommend(users)
         assert not isinstance(failed.value, ModelUnavailable) and client.num_fallbacks == 0
-
-
-def test_in_a_burst_those_who_waited_too_long_get_cached_slates(server, users):
-    def call(client):
-        began = time.monotonic()
-        reply = client.recommend(users * 10, k=K, temperature=0)
-        return reply, time.monotonic() - began
-
-    def burst(**settings):
-        with ExitStack() as stack, ThreadPoolExecutor(60) as pool:
-            clients = [
-                stack.enter_context(RecommendClient(server.grpc_url, timeout_seconds=60, **settings)) for _ in range(60)
-            ]
-            futures = [pool.submit(call, client) for client in clients]
-            return futures, sum(client.num_fallbacks for client in clients if wait(futures))
-
-    futures, num_fallbacks = burst()
-    replies = [future.result()[0] for future in futures]
-    assert 0 < num_fallbacks < 60
-    assert sum(set(reply.source) == {"cached"} for reply in replies) == num_fallbacks
-    assert all((reply.item_ids != "").all() for reply in replies)
-    futures, _ = burst(with_fallback=False)
-    refused = [error for future in futures if (error := future.exception())]
-    assert refused and all(isinstance(error, ServerBusy) for error in refused)
 
 
 def test_when_the_models_process_is_killed_calls_get_cached_slates(server, users):

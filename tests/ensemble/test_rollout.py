@@ -17,7 +17,6 @@ from ensemble.assignment import place
 from ensemble.client import RecommendClient
 from ensemble.config import ServingConfig
 from ensemble.control import ControlError
-from ensemble.deadline import DeadlineConfig
 from ensemble.release import Release
 from ensemble.release_check import ReleaseCheck
 from ensemble.rollout import Rollout, prepared_repository
@@ -28,8 +27,7 @@ from ensemble.triton_config import MODEL_NAME, triton_config
 
 pytestmark = pytest.mark.triton
 
-CONFIG = ServingConfig(http_port=0, grpc_port=0, metrics_port=0, deadlines=DeadlineConfig(queue_ms=0))
-"""However busy this machine is: a wait in the queue is no loss here."""
+CONFIG = ServingConfig(http_port=0, grpc_port=0, metrics_port=0)
 RELEASE = """
 import time
 

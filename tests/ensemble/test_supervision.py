@@ -16,7 +16,6 @@ import pytest
 from ensemble.client import RecommendClient
 from ensemble.config import ServingConfig
 from ensemble.control import ControlClient, ControlError
-from ensemble.deadline import DeadlineConfig
 from ensemble.release import Release
 from ensemble.rollout import prepared_repository
 from ensemble.rollout_state import version_of
@@ -69,7 +68,7 @@ def served(stand_in_repository, tmp_path, monkeypatch):
     release = Release(folder, folder / "model.py", folder.parent / "config.pbtxt", identity["run"], identity)
     monkeypatch.setattr("ensemble.rollout.checked_release", lambda run: release)
     monkeypatch.setattr("ensemble.served_repository.SERVED_MODELS", ())
-    prepared_repository(Path("/runs/1"), tmp_path / "serve", ServingConfig(deadlines=DeadlineConfig(queue_ms=0)))
+    prepared_repository(Path("/runs/1"), tmp_path / "serve", ServingConfig())
     owners = []
 
     def serve(drain_seconds: float = 0.0) -> Owner:

@@ -29,7 +29,7 @@ def etl_on(folder: Path, logs: Logs, cluster: Cluster) -> Artifact:
     return open_artifact(folder / "etl", "etl")
 
 
-@pytest.mark.parametrize("form", ["threads:2", "local:2"])
+@pytest.mark.parametrize("form", ["threads:2", pytest.param("local:2", marks=pytest.mark.slow)])
 def test_every_cluster_gives_the_same_content_hash(
     form: str, logs: Logs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

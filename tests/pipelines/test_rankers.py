@@ -72,6 +72,7 @@ def test_one_key_switches_the_ranker_of_candidates(served, small_run: Path, mode
     assert np.isfinite(scores(run, users)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_triton_serves_another_ranker_as_the_process_does(served, small_run: Path, tmp_path: Path):
     users = pq.read_table(small_run / "etl/users.parquet", columns=["raw_id"])["raw_id"].to_pylist()[:20]

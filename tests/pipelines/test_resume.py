@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from features.artifact import open_artifact
 from pipelines.stages import STAGE_NAMES
 
@@ -50,6 +52,7 @@ def content_hashes(out: Path) -> dict[str, str]:
     return {stage: open_artifact(out / stage, stage).content_hash for stage in STAGE_NAMES}
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_every_stage_one_after_the_other_ends_as_an_undisturbed_one(small_run, small_world, tmp_path):
     out, words = tmp_path / "run", small_world.words()
     for stage in STAGE_NAMES:
