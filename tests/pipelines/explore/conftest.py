@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+HOSTILE = """<img src=x onerror="document.title=1"><script>alert(1)</script>&amp;'"""
 KEYS = {"Enter": "\ue007", "ArrowDown": "\ue015", "ArrowUp": "\ue013", "Escape": "\ue00c", "Tab": "\ue004"}
 
 
@@ -94,10 +96,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([driver, f"--port={port}", "--log-level=SEVERE"], start_new_session=True)
+    process = subprocess.Popen(
+        [driver, f"--port={port}", "--log-level=OFF"], stdout=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         until = time.monotonic() + 20
-        while socket.socket().connect_ex(("127.0.0.1", port)):
+        while not _listens(port):
             assert time.monotonic() < until, "chromedriver does not answer"
             time.sleep(0.05)
         opened = Browser(f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("chromium"))
@@ -106,3 +110,40 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def explorer(small_run: Path):
+    """Of the small run, with a hostile title and an attribute of that kind on every item."""
+    import pyarrow as pa
+
+    from pipelines.config import load_saved_config
+    from pipelines.explore.explorer import Explorer
+
+    made = Explorer(small_run, load_saved_config(small_run / "config.json", []))
+    made.tables._title = pa.array([f"{HOSTILE} {place}" for place in range(made.tables.num_items)])
+    colour = made.tables._items.column_names.index("colour_group_name")
+    made.tables._items = made.tables._items.set_column(colour, HOSTILE, pa.array([HOSTILE] * made.tables.num_items))
+    return made
+
+
+@pytest.fixture(scope="module")
+def address(explorer) -> Iterator[str]:
+    """Of the page, served from a thread."""
+    import uvicorn
+
+    from pipelines.explore.app import app_of
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app_of([explorer]), log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+    listening.close()

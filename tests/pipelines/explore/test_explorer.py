@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from features.live.journal import Journal
 from features.live.target import replay
 from pipelines.config import CascadeConfig, load_saved_config
 from pipelines.explore.explorer import Explorer, Slate
+from pipelines.explore.images import Images
 from pipelines.explore.question import ExploreError, Question, UnknownError
 from pipelines.explore.reasons import FORBIDDEN, NOT_PROPOSED, NOT_SCORED, OUTRANKED, SHOWN
 from pipelines.similar import similar_items
@@ -89,7 +91,9 @@ def test_a_slate_is_what_the_request_path_answers_bit_for_bit(explorer, pipeline
         items = [found.id for found in explorer.tables.items("0100")]
         lists = {name: items[: options[name]] for name in ("exclude", "allow") if name in options}
         question = Question(**{"user": user, **options, **lists})
-        asked = {"k": 10, "seed": 0} | {name: value for name, value in options.items() if name not in lists}
+        asked: dict[str, Any] = {"k": 10, "seed": 0} | {
+            name: value for name, value in options.items() if name not in lists
+        }
         asked |= {name: [ids] for name, ids in lists.items()}
         assert_equal(explorer.slate(question), pipeline.recommend(Request.of([user], **asked)))
 
@@ -291,9 +295,7 @@ def test_similar_items_are_those_of_the_command(explorer, small_run):
     assert [(one.id, cosine) for one, cosine in explorer.similar(item, 5)] == expected.items
 
 
-def test_pictures_come_from_the_folder_and_never_from_outside(small_run, config, tmp_path):
-    from pipelines.explore.images import Images
-
+def test_pictures_come_from_the_folder_and_never_from_outside(tmp_path):
     (tmp_path / "pictures/010").mkdir(parents=True)
     (tmp_path / "pictures/010/0100000001.jpg").write_bytes(b"jpeg")
     (tmp_path / "pictures/7.png").write_bytes(b"png")
