@@ -25,7 +25,7 @@ def call(address: str, path: str, body: Any = None, headers: dict[str, str] | No
     with response:
         text = response.read().decode()
         is_json = response.headers["content-type"] == "application/json"
-        return response.status, response.headers, json.loads(text) if is_json else text
+        return int(response.status or 0), response.headers, json.loads(text) if is_json else text
 
 
 @pytest.fixture(scope="module")
