@@ -227,30 +227,16 @@ class Explorer:
     def _reason(self, question: Question, answered: Answered, row: int) -> Reason:
         what_if, steps = self._what_if, answered.steps
         filters = self._filters(question, answered, row)
-        ranks, proposals, score = answered.ranks(row), answered.proposals(row), answered.score(row)
-        nearest: list[Proposal] = []
+        ranks, proposals = answered.ranks(row), answered.proposals(row)
+        score, rows = answered.score(row), answered.row_K
         is_ranked = answered.columns["source"][0] in (PERSONAL, COLD)
-        rows = answered.row_K
         if score is None and is_ranked and not filters:
             rows = np.append(rows, row)
             score = float(what_if.with_candidates(steps, rows)["score"][0, -1])
         last = answered.score(int(answered.slate_k[-1])) if len(answered.slate_k) else None
-        gap = None
-        if ranks.ordered:
-            verdict, text = SHOWN, _shown(ranks, proposals)
-        elif filters:
-            verdict, text = FORBIDDEN, "Filtered: " + "; ".join(one.text for one in filters)
-        else:
-            gap = last - score if last is not None and score is not None else None
-            if ranks.ranked:
-                verdict, text = OUTRANKED, _outranked(ranks, len(answered.row_K), len(answered.slate_k), gap)
-            elif proposals:
-                place = int(np.flatnonzero(what_if.all_merged(steps) == row)[0]) + 1
-                verdict = NOT_SCORED
-                text = f"Proposed, but rank {place} after the merge: only {len(steps.merged_row_K)} are scored"
-            else:
-                nearest = self._nearest(steps, row) if is_ranked else []
-                verdict, text = NOT_PROPOSED, _not_proposed(nearest, is_ranked)
+        gap = None if ranks.ordered or filters or last is None or score is None else last - score
+        nearest = self._nearest(steps, row) if is_ranked and not (ranks.ranked or filters or proposals) else []
+        verdict, text = self._verdict(answered, row, filters, gap, nearest)
         return Reason(
             item=self.item(row),
             verdict=verdict,
@@ -264,6 +250,23 @@ class Explorer:
             gap=gap if gap is None or math.isfinite(gap) else None,
             parts=self._parts(question, steps, rows, row) if is_ranked and row in rows else None,
         )
+
+    def _verdict(
+        self, answered: Answered, row: int, filters: list[Filter], gap: float | None, nearest: list[Proposal]
+    ) -> tuple[str, str]:
+        """Why the item is where it is, as one word and as a sentence."""
+        steps, ranks, proposals = answered.steps, answered.ranks(row), answered.proposals(row)
+        if ranks.ordered:
+            return SHOWN, _shown(ranks, proposals)
+        if filters:
+            return FORBIDDEN, "Filtered: " + "; ".join(one.text for one in filters)
+        if ranks.ranked:
+            return OUTRANKED, _outranked(ranks, len(answered.row_K), len(answered.slate_k), gap)
+        if proposals:
+            place = int(np.flatnonzero(self._what_if.all_merged(steps) == row)[0]) + 1
+            num_scored = len(answered.row_K)
+            return NOT_SCORED, f"Proposed, but rank {place} after the merge: only {num_scored} are scored"
+        return NOT_PROPOSED, _not_proposed(nearest, steps.columns["source"][0] in (PERSONAL, COLD))
 
     def _filters(self, question: Question, answered: Answered, row: int) -> list[Filter]:
         """All that forbids an item to this user; nothing if it is allowed."""

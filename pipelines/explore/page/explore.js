@@ -122,7 +122,7 @@ function placed(one, run, before) {
   const path = [["merged", ranks.merged], ["ranked", ranks.ranked], ["slate", ranks.ordered]];
   const rank = ranks.ordered ?? ranks.ranked;
   return el("button", {
-    type: "button", className: "row", onclick: () => why(item.id, true, run), "data-item": item.id,
+    type: "button", className: "row", onclick: () => why(item.id), "data-item": item.id,
     "aria-current": String(item.id === state.item),
   },
   text("rank", String(rank)), picture(item, run),
@@ -165,16 +165,20 @@ function showSlates() {
 
 // ---- why ----
 
-async function why(id, isChosen = true, only = null) {
+async function why(id, isChosen = true) {
   state.item = id;
   remember();
   for (const one of document.querySelectorAll("[data-item]")) one.ariaCurrent = String(one.dataset.item === id);
   if (!state.user) return;
   const asked = state.asked;
+  $("why").ariaBusy = "true";
   try {
-    const reasons = await Promise.all(state.runs.map((_, run) => call("api/why", { ...question(run), item: id })));
+    const own = call("api/why", { ...question(0), item: id });
+    const other = state.runs.length > 1 && call("api/why", { ...question(1), item: id }).catch((error) => error);
+    const [reason, compared] = [await own, await other];
     if (state.item !== id || asked !== state.asked) return;
-    $("why").replaceChildren(...reasons.flatMap((reason, run) => explained(reason, run, run > 0)));
+    $("why").replaceChildren(...explained(reason, 0), ...(compared ? explained(compared, 1) : []));
+    $("why").ariaBusy = "false";
     say(null);
   } catch (error) {
     return say(error);
@@ -185,10 +189,11 @@ async function why(id, isChosen = true, only = null) {
   }
 }
 
-function explained(reason, run, isOther) {
-  const { item, ranks, parts } = reason;
+function explained(reason, run) {
   const heading = state.runs.length > 1 ? el("h3", {}, state.runs[run].run) : "";
-  const top = isOther ? [] : [
+  if (reason instanceof Error) return [heading, el("p", { className: "verdict not" }, reason.message)];
+  const { item, ranks, parts } = reason;
+  const top = run > 0 ? [] : [
     el("h2", { id: "why-title" }, item.title || item.id), picture(item, run),
     el("p", { className: "dim small" }, item.id),
     el("div", { className: "actions" },
@@ -203,7 +208,7 @@ function explained(reason, run, isOther) {
     el("p", { className: `verdict ${reason.verdict === "shown" ? "" : "not"}`, "data-verdict": reason.verdict }, reason.text),
     el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "stage"), el("th", {}, "rank"))),
       el("tbody", {}, stages.map(([name, at]) => el("tr", {}, el("td", {}, name), el("td", {}, String(at ?? "–")))),
-        el("tr", {}, el("td", {}, ranks.ranked ? "score" : "score, if it were a candidate"), el("td", {}, number(reason.score))),
+        reason.score === null ? "" : el("tr", {}, el("td", {}, ranks.ranked ? "score" : "score, if it were a candidate"), el("td", {}, number(reason.score))),
         reason.gap === null ? "" : el("tr", {}, el("td", {}, "lacks to the slate’s last"), el("td", {}, number(reason.gap))))),
     sources("Proposed by", reason.proposals), sources("Asked for more, it would come from", reason.nearest),
     parts ? moved(parts) : ""].filter(Boolean);

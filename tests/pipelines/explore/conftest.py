@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +134,37 @@ def explorer(small_run: Path):
 
 
 @pytest.fixture(scope="module")
+def diverse(small_run: Path):
+    """The explorer of the small run, served with more diversity."""
+    from pipelines.config import load_saved_config
+    from pipelines.explore.explorer import Explorer
+
+    return Explorer(small_run, load_saved_config(small_run / "config.json", ["--serving.ordering.diversity", "0.9"]))
+
+
+@pytest.fixture(scope="module")
 def address(explorer) -> Iterator[str]:
-    """Of the page, served from a thread."""
+    """Of the page."""
+    with _served([explorer]) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def address_of_both(explorer, diverse) -> Iterator[str]:
+    """Of the page that compares the two."""
+    with _served([explorer, diverse]) as url:
+        yield url
+
+
+@contextmanager
+def _served(explorers: list) -> Iterator[str]:
+    """On a thread."""
     import uvicorn
 
     from pipelines.explore.app import app_of
 
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app_of([explorer]), log_level="warning", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app_of(explorers), log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/"

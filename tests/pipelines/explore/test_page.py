@@ -85,6 +85,20 @@ def test_what_if_moves_the_slate_and_as_served_brings_it_back(page, explorer):
     assert page.run("return document.querySelectorAll('.mark').length") == 0
 
 
+def test_two_runs_stand_side_by_side_with_their_differences(page, address_of_both, explorer, diverse):
+    user = explorer.tables.users("customer-00001")[1].id
+    page.open(f"{address_of_both}#user={user}")
+    page.wait("return document.querySelectorAll('#slates > section > ol .row').length === 20")
+    sides = [[one.item.id for one in made.slate(Question(user=user)).items] for made in (explorer, diverse)]
+    assert page.run(ROWS) == [*sides[0], *sides[1]]
+    only = len(set(sides[0]) - set(sides[1]))
+    assert 0 < only < 10
+    assert page.run("return document.querySelectorAll('.mark.new').length") == 2 * only
+    assert f"{10 - only} of 10 shared" in page.run("return document.querySelector('.slate p').textContent")
+    page.run("document.querySelector('#slates .row').click()")
+    page.wait("return document.querySelectorAll('[data-verdict]').length === 2")
+
+
 def test_hostile_titles_stay_text(page, explorer):
     page.type(explorer.tables.users("customer-00001")[1].id)
     page.type("Enter")
