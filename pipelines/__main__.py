@@ -308,8 +308,26 @@ def command_line() -> argparse.ArgumentParser:
     added.add_argument("--items", type=int, help="articles (hm), items (clicks)")
     added.add_argument("--format", help="csv, csv.gz or parquet (hm, clicks); tsv, tsv.gz or parquet (criteo)")
     added.add_argument("--seed", type=int, default=1, help="the same seed, the same bytes (default: 1)")
+    _ope(
+        command(
+            "ope",
+            "what another policy would have earned on logged requests, by their propensities; with intervals",
+            overrides=True,
+            module="ope.command",
+        )
+    )
     command("keys", "list every key of the configuration with its default")
     return parser
+
+
+def _ope(added: argparse.ArgumentParser) -> None:
+    of = added.add_mutually_exclusive_group(required=True)
+    of.add_argument(
+        "--obd", type=Path, metavar="FOLDER", help="Open Bandit Dataset: each of its policies by the other's log"
+    )
+    added.add_argument("--level", type=_share, default=0.95, help="of the intervals (default: 0.95)")
+    added.add_argument("--seed", type=int, default=1, help="of dealing rounds into folds (default: 1)")
+    added.add_argument("--out", type=Path, metavar="FILE", help="JSON to write (default: none)")
 
 
 def _cluster(added: argparse.ArgumentParser) -> None:
