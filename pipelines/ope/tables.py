@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -11,6 +12,48 @@ from pipelines.evaluation_table import wide_console
 
 FEW_ROUNDS = 100
 """Effective rounds below which docs/ope.md measured that intervals miss."""
+
+
+def print_slates(report: Mapping[str, Any]) -> None:
+    """Print what `evaluate_logged` returns: a table a number of places."""
+    left_out = "".join(f"; left out: {number:,} that {reason}" for reason, number in report["left_out"].items())
+    print(f"{report['slates']:,} slates of {report['users']:,} users{left_out}")
+    print(f"the log could show {report['covered']:.1%} of what the policy would show first")
+    for one in report["places"]:
+        title = f"places: the first {one['places']}, with {one['rewards']:,.0f} rewards"
+        rows = {"the log's own": one["logged"]} | one["estimates"]
+        rows |= {f"{name} - the log's": of for name, of in one["differences"].items() if name in ("snips", "dr")}
+        print_evaluation(title, rows, one, report["level"])
+
+
+def print_arms(report: Mapping[str, Any]) -> None:
+    """Print what `read_arms` returns."""
+    for one in report["arms"]:
+        share = one["with_reward"] / one["users"] if one["users"] else float("nan")
+        print(f"{one['arm']}: {one['users']:,} users, {one['with_reward']:,} with a reward ({share:.2%})")
+    if report["users_in_both_arms"]:
+        print(f"left out: {report['users_in_both_arms']:,} users who are in both arms")
+    told = {name: report[name] for name in ("difference", "lift", "exact_difference") if report[name]}
+    _print_sequences(report, told)
+
+
+def print_interleaved(report: Mapping[str, Any]) -> None:
+    """Print what `read_interleaved` returns."""
+    users = report["users"]
+    print(f"preferred: first {users['first']:,} users, second {users['second']:,}, neither {users['tie']:,}")
+    _print_sequences(report, {"preference": report["preference"]})
+
+
+def _print_sequences(report: Mapping[str, Any], told: Mapping[str, Mapping[str, float]]) -> None:
+    for name, one in told.items():
+        bounds = f"{one['low']:+.2%} .. {one['high']:+.2%}"
+        print(f"{name.replace('_', ' ')}: {one['value']:+.2%}, {report['level']:.0%} at all times {bounds}")
+    if not report["is_ready"]:
+        print("too few users for the normal approximation: nothing is decided yet")
+    else:
+        print(
+            "it may be stopped: 0 is outside" if report["may_stop"] else "not decided: go on, or stop without a winner"
+        )
 
 
 def print_evaluation(
