@@ -15,19 +15,22 @@ from itertools import product
 
 from pipelines.ope.coverage import coverage
 
-CLICK_RATES, NUM_ROUNDS, DISTANCES = (0.1, 0.01), (500, 2_000, 10_000), (0.5, 1.5, 3.0, 6.0)
+CLICK_RATES, NUM_ROUNDS = (0.1, 0.01), (500, 2_000, 10_000)
+OVERLAPS = (0.5, 1.0), (1.5, 1.0), (3.0, 1.0), (6.0, 1.0), (0.5, 2.0), (0.5, 4.0)
+"""Distance of the evaluated policy, and sharpness of the log's."""
 UNBIASED = ("ips", "snips", "dr")
 FURTHEST = 0.02
 
 
 def main(num_worlds: int, num_logs: int) -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    for click_rate, num_rounds, distance in product(CLICK_RATES, NUM_ROUNDS, DISTANCES):
-        found, effective = coverage(num_worlds, num_logs, num_rounds, distance, click_rate)
+    for click_rate, num_rounds, (distance, sharpness) in product(CLICK_RATES, NUM_ROUNDS, OVERLAPS):
+        found, overlap = coverage(num_worlds, num_logs, num_rounds, distance, click_rate, sharpness)
         furthest = max(abs(found[name].share - 0.95) for name in UNBIASED)
         line = {
             "benchmark": "ope_coverage",
-            "question": f"share of 95 % intervals without the truth, click rate {click_rate}, distance {distance}",
+            "question": f"share of 95 % intervals without the truth, click rate {click_rate}, distance {distance}, "
+            f"sharpness {sharpness}",
             "ours": round(furthest, 4),
             "peer": 0,
             "unit": "furthest share of ips, snips and dr from 0.95",
@@ -37,7 +40,7 @@ def main(num_worlds: int, num_logs: int) -> None:
             "met": bool(furthest <= FURTHEST),
             "size": num_rounds,
             "runs": num_worlds * num_logs,
-            "effective_sample_size": round(effective, 1),
+            "overlap": {name: round(one, 4) for name, one in overlap.items()},
             "estimators": {name: {key: round(one, 5) for key, one in asdict(of).items()} for name, of in found.items()},
             "cores": os.cpu_count(),
             "commit": commit,

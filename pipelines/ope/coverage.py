@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.ope.estimators import ESTIMATORS, effective_sample_size
+from pipelines.ope.estimators import ESTIMATORS, overlap
 from pipelines.ope.intervals import Spread, interval
 from pipelines.ope.made_world import made_world
 
@@ -26,23 +26,29 @@ class Coverage:
 
 
 def coverage(
-    num_worlds: int, num_logs: int, num_rounds: int, distance: float, click_rate: float, level: float = 0.95
-) -> tuple[dict[str, Coverage], float]:
-    """Of each estimator, and the median effective sample size.
+    num_worlds: int,
+    num_logs: int,
+    num_rounds: int,
+    distance: float,
+    click_rate: float,
+    sharpness: float = 1.0,
+    level: float = 0.95,
+) -> tuple[dict[str, Coverage], dict[str, float]]:
+    """Of each estimator, and the medians of what the weights say.
 
     Args:
         num_logs: drawn from each world.
         num_rounds: of a log.
-        distance, click_rate: of `made_world`; world w is the same for all sizes.
+        distance, click_rate, sharpness: of `made_world`; world w is the same for all sizes.
     """
     found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in ESTIMATORS}
-    effective = []
+    overlaps = []
     for number in range(num_worlds):
         rng = np.random.default_rng((number, num_rounds))
-        world = made_world(np.random.default_rng(number), distance, click_rate)
+        world = made_world(np.random.default_rng(number), distance, click_rate, sharpness)
         for _ in range(num_logs):
             rounds = world.rounds(num_rounds, rng)
-            effective.append(effective_sample_size(rounds.weight_N))
+            overlaps.append(overlap(rounds.weight_N))
             for name, estimator in ESTIMATORS.items():
                 influence_N = estimator(rounds)
                 value, spread = float(influence_N.mean()), Spread.of(influence_N)
@@ -53,4 +59,4 @@ def coverage(
     for name, rows in found.items():
         held, held_symmetric, squared, width = np.array(rows, np.float64).T
         shares[name] = Coverage(held.mean(), held_symmetric.mean(), np.sqrt(squared.mean()), float(np.nanmedian(width)))
-    return shares, float(np.median(effective))
+    return shares, {name: float(np.median([one[name] for one in overlaps])) for name in overlaps[0]}

@@ -104,6 +104,16 @@ def effective_sample_size(weight_N: np.ndarray) -> float:
     return float(weight_N.sum()) ** 2 / squares if squares else 0.0
 
 
+def overlap(weight_N: np.ndarray) -> dict[str, float]:
+    """What the weights say of how far the estimates can be trusted."""
+    return {
+        "effective_sample_size": effective_sample_size(weight_N),
+        "mean_weight": float(weight_N.mean()),
+        "largest_weight": float(weight_N.max()),
+        "largest_share": float(weight_N.max() / max(weight_N.sum(), np.finfo(np.float64).tiny)),
+    }
+
+
 ESTIMATORS: dict[str, Callable[[Rounds], np.ndarray]] = {
     "ips": ips,
     "snips": snips,

@@ -1,8 +1,10 @@
 """Intervals of estimates that are means of influence values.
 
 Rewards are rare and weights are heavy, so the mean of a few thousand influence values is still skewed: symmetric
-intervals miss on one side. Hall's transformation takes the first order of the skewness out of the t statistic. What
-it cannot see are weights so large that none was drawn: the effective sample size says when to expect them.
+intervals miss on one side. Hall's transformation takes the first order of the skewness out of the t statistic. Where a
+few heavy weights met no reward it moves an interval away from the truth instead, so each side is the longer of both.
+What no interval can see are weights so large that hardly one was drawn: the effective sample size and the share of the
+largest weight say when to expect them (docs/ope.md).
 
 Source: Hall, "On the removal of skewness by transformation", JRSS B 1992; clusters as in Cameron & Miller, "A
 practitioner's guide to cluster-robust inference", Journal of Human Resources 2015.
@@ -65,8 +67,11 @@ def interval(value: float, *spreads: Spread, level: float = 0.95, corrected: boo
         return Interval(value, np.nan, np.nan, error)
     quantile = float(stdtrit(min(one.num_groups for one in spreads) - 1, (1 + level) / 2))
     skewness = sum(one.third for one in spreads) / error**3 if corrected else 0.0
-    low, high = (value - error * _untransformed(one, skewness) for one in (quantile, -quantile))
-    return Interval(value, float(low), float(high), error)
+    below, above = (
+        max(_untransformed(quantile, skewness), quantile),
+        max(-_untransformed(-quantile, skewness), quantile),
+    )
+    return Interval(value, float(value - error * below), float(value + error * above), error)
 
 
 def _untransformed(quantile: float, skewness: float) -> float:

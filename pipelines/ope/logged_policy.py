@@ -14,6 +14,8 @@ from pipelines.ope.slate_value import JudgedSlates, slate_values
 
 # B logged requests of a user  k places of a slate  K candidates  I shown items  F folds
 _USERS_AT_ONCE = 64
+_ERRORS_OFF, _ROUNDING = 5, 1e-3
+"""Standard errors, and float32, by which the mean weight of the first place may differ from the covered share."""
 _NEVER_SHOWN = -1
 """Item number of what the log never shows: the last one of the reward table, whose ratio is 1."""
 
@@ -36,12 +38,15 @@ def evaluate_logged(
             "or take a later part of the request log"
         )
     judged, covered = judged_slates(shown, reward_Bk, policy, seed)
+    first_B = judged.chance_Bk[:, 0] / judged.propensity_Bk[:, 0]
+    off = abs(float(first_B.mean()) - covered)
     return {
         "slates": len(shown),
         "users": int(judged.group_B.max()) + 1,
         "level": level,
         "seed": seed,
         "covered": covered,
+        "weights_add_up": bool(off <= _ERRORS_OFF * first_B.std() / len(shown) ** 0.5 + _ROUNDING),
         "places": slate_values(judged, cuts, level),
     }
 

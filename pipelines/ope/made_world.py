@@ -51,6 +51,7 @@ def made_world(
     rng: np.random.Generator,
     distance: float,
     click_rate: float = 0.1,
+    sharpness: float = 1.0,
     num_contexts: int = 10,
     num_items: int = 20,
 ) -> MadeWorld:
@@ -60,6 +61,7 @@ def made_world(
         distance: how far the evaluated policy's logits are from those of the log's: 0 is the same policy, 1 near,
             3 far.
         click_rate: of the average item.
+        sharpness: factor of the logits of the log's policy: the larger, the less it shows of what the other one does.
     """
     shape = num_contexts, num_items
     taste_CI, known_CI, other_CI = rng.normal(size=(3, *shape))
@@ -68,7 +70,7 @@ def made_world(
     return MadeWorld(
         share_C=rng.dirichlet(np.full(num_contexts, 5.0)),
         click_CI=odds_CI / (1 + odds_CI),
-        logging_CI=_softmax(logit_CI),
+        logging_CI=_softmax(sharpness * logit_CI),
         evaluated_CI=_softmax(logit_CI + distance * (0.5 * taste_CI + 0.5 * other_CI)),
     )
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from features.errors import CascadeError
-from pipelines.ope.estimators import ESTIMATORS, Rounds, effective_sample_size
+from pipelines.ope.estimators import ESTIMATORS, Rounds, overlap
 from pipelines.ope.intervals import Interval, Spread, interval
 from pipelines.ope.reward_model import folds, reward_tables
 
@@ -89,12 +89,9 @@ def evaluated_policy(
     for name, estimator in ESTIMATORS.items():
         influence_N = estimator(rounds)
         estimates[name] = vars(interval(float(influence_N.mean()), Spread.of(influence_N), *of_policy, level=level))
-    return {
+    return overlap(rounds.weight_N) | {
         "rows": len(log.click_N),
         "clicks": int(log.click_N.sum()),
-        "effective_sample_size": effective_sample_size(rounds.weight_N),
-        "mean_weight": float(rounds.weight_N.mean()),
-        "largest_weight": float(rounds.weight_N.max()),
         "on_policy": vars(mean_click(own, level)),
         "logged": vars(mean_click(log, level)),
         "estimates": estimates,

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.ope.estimators import ESTIMATORS, EstimateError, Rounds, effective_sample_size
+from pipelines.ope.estimators import ESTIMATORS, EstimateError, Rounds, overlap
 from pipelines.ope.intervals import Spread, interval
 
 # B slates  k places
@@ -69,6 +69,8 @@ def place_rounds(slates: JudgedSlates) -> list[Rounds]:
 def slate_values(slates: JudgedSlates, cuts: tuple[int, ...], level: float = 0.95) -> list[dict[str, Any]]:
     """For each cut, what the first places earn together: the log's policy, the evaluated one, and their difference.
 
+    Nothing is said of a cut at which no logged slate goes on as the evaluated policy might.
+
     Raises: EstimateError without overlap.
     """
     rounds = place_rounds(slates)
@@ -80,19 +82,19 @@ def slate_values(slates: JudgedSlates, cuts: tuple[int, ...], level: float = 0.9
     report = []
     for cut in sorted({min(one, len(rounds)) for one in cuts}):
         first = rounds[:cut]
+        if not first[-1].weight_N.any():
+            report.append({"places": cut, "effective_sample_size": 0.0, "rewards": None})
+            continue
         logged_B = np.sum([one.reward_N for one in first], axis=0)
         estimates, differences = {}, {}
         for name, estimator in SLATE_ESTIMATORS.items():
-            influence_B = np.sum([estimator(one) if one.weight_N.any() else 0 * one.reward_N for one in first], axis=0)
+            influence_B = np.sum([estimator(one) for one in first], axis=0)
             estimates[name] = _interval(influence_B, slates.group_B, level)
             differences[name] = _interval(influence_B - logged_B, slates.group_B, level)
-        weight_B = first[-1].weight_N
         report.append(
-            {
+            overlap(first[-1].weight_N)
+            | {
                 "places": cut,
-                "effective_sample_size": effective_sample_size(weight_B),
-                "mean_weight": float(weight_B.mean()),
-                "largest_weight": float(weight_B.max()),
                 "rewards": float(logged_B.sum()),
                 "logged": _interval(logged_B, slates.group_B, level),
                 "estimates": estimates,

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from pipelines.evaluation_table import wide_console
 
-FEW_ROUNDS = 100
-"""Effective rounds below which docs/ope.md measured that intervals miss."""
+FEW_ROUNDS, HEAVY_SHARE = 100, 0.05
+"""Effective rounds below which, and share of the largest weight above which, intervals miss: docs/ope.md."""
 
 
 def print_slates(report: Mapping[str, Any]) -> None:
@@ -19,7 +19,14 @@ def print_slates(report: Mapping[str, Any]) -> None:
     left_out = "".join(f"; left out: {number:,} that {reason}" for reason, number in report["left_out"].items())
     print(f"{report['slates']:,} slates of {report['users']:,} users{left_out}")
     print(f"the log could show {report['covered']:.1%} of what the policy would show first")
+    if not report["weights_add_up"]:
+        print("the weights of the first place do not average to that: the log's propensities do not fit its candidates")
     for one in report["places"]:
+        if not one["effective_sample_size"]:
+            print(
+                f"places: the first {one['places']}: no logged slate goes on as the policy would; nothing can be said"
+            )
+            continue
         title = f"places: the first {one['places']}, with {one['rewards']:,.0f} rewards"
         rows = {"the log's own": one["logged"]} | one["estimates"]
         rows |= {f"{name} - the log's": of for name, of in one["differences"].items() if name in ("snips", "dr")}
@@ -51,9 +58,7 @@ def _print_sequences(report: Mapping[str, Any], told: Mapping[str, Mapping[str, 
     if not report["is_ready"]:
         print("too few users for the normal approximation: nothing is decided yet")
     else:
-        print(
-            "it may be stopped: 0 is outside" if report["may_stop"] else "not decided: go on, or stop without a winner"
-        )
+        print("it may be stopped: 0 is outside" if report["may_stop"] else "not decided: 0 is inside")
 
 
 def print_evaluation(
@@ -62,20 +67,22 @@ def print_evaluation(
     """Print one row an estimator.
 
     Args:
-        overlap: has `effective_sample_size`, `mean_weight` and `largest_weight`.
+        overlap: of the weights.
     """
     effective = overlap["effective_sample_size"]
     caption = f"effective rounds {effective:,.0f}, mean weight {overlap['mean_weight']:.2f} (1 with full overlap), "
-    caption += f"largest {overlap['largest_weight']:,.0f}"
-    if effective < FEW_ROUNDS:
-        caption += f"; fewer than {FEW_ROUNDS} effective rounds: do not trust these intervals"
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    caption += f"largest {overlap['largest_weight']:,.0f}, {overlap['largest_share']:.1%} of all"
+    if effective < FEW_ROUNDS or overlap["largest_share"] > HEAVY_SHARE:
+        caption += f"; fewer than {FEW_ROUNDS} effective rounds, or more than {HEAVY_SHARE:.0%} in one: the intervals "
+        caption += "are too narrow"
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
     table.add_column("estimator")
     for name in ("value", f"{level:.0%} interval", "standard error"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, one in estimates.items():
         table.add_row(name, f"{one['value']:.5f}", shown_interval(one), f"{one['standard_error']:.5f}")
     wide_console().print(table)
+    print(f"{caption}\n")
 
 
 def shown_interval(one: Mapping[str, float]) -> str:

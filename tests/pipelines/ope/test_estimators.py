@@ -105,7 +105,9 @@ def test_an_interval_is_longer_on_the_side_of_the_tail():
     value_N = np.random.default_rng(3).exponential(size=200)
     found = interval(value_N.mean(), Spread.of(value_N))
     plain = interval(value_N.mean(), Spread.of(value_N), corrected=False)
-    assert found.high > plain.high and found.low > plain.low
+    assert found.high > plain.high and found.low == plain.low
+    mirrored = interval(-value_N.mean(), Spread.of(-value_N))
+    assert mirrored.low == pytest.approx(-found.high) and mirrored.high == pytest.approx(-found.low)
     two = interval(value_N.mean(), Spread.of(value_N), Spread.of(10 * value_N))
     assert two.high - two.low > found.high - found.low
 
@@ -124,8 +126,8 @@ def test_no_round_is_foretold_by_a_table_that_has_seen_it():
 
 
 def test_intervals_hold_the_truth_in_a_few_made_worlds():
-    found, effective = coverage(20, 5, 1_000, distance=1.0, click_rate=0.1)
-    assert effective > 300 and all(found[name].share > 0.88 for name in ("ips", "snips", "dr"))
+    found, overlap = coverage(20, 5, 1_000, distance=1.0, click_rate=0.1)
+    assert overlap["effective_sample_size"] > 300 and all(found[name].share > 0.88 for name in ("ips", "snips", "dr"))
     assert found["dm"].share < 0.5, "a model's own interval knows nothing of what the model lacks"
 
 

@@ -97,6 +97,7 @@ def test_the_policy_of_the_log_is_worth_what_it_earned(small_run, log, events, t
 def test_another_temperature_is_worth_what_it_would_earn(small_run, version, users, log, events, tmp_path):
     other = [f"--serving.ordering.temperature={WARMER}", "--serving.ordering.diversity=0.2"]
     report = report_of(tmp_path, "--log", log, "--policy", small_run, "--events", events, *other)
+    assert report["weights_add_up"]
     pipeline = opened(version, WARMER)
     replies = [
         pipeline.recommend(Request.of(users, K, exclude=[["x"]] * len(users), seed=1_000 + n)) for n in range(60)
@@ -108,6 +109,19 @@ def test_another_temperature_is_worth_what_it_would_earn(small_run, version, use
         for name, estimate in one["estimates"].items():
             truth = earned_k[: one["places"]].sum()
             assert abs(estimate["value"] - truth) < 4 * estimate["standard_error"] + 0.01, (one["places"], name)
+
+
+def test_propensities_that_do_not_fit_the_candidates_are_named(small_run, log, events, tmp_path, capsys):
+    table, wrong = pq.read_table(log / "requests-1.parquet"), tmp_path / "wrong"
+    wrong.mkdir()
+    index = table.schema.get_field_index("slate_propensities")
+    half = pa.array(
+        [[one / 2 for one in row] for row in table["slate_propensities"].to_pylist()], table.schema[index].type
+    )
+    pq.write_table(table.set_column(index, "slate_propensities", half), wrong / "requests-1.parquet")
+    warm = [f"--serving.ordering.temperature={WARM}", "--serving.ordering.diversity=0.2"]
+    assert not report_of(tmp_path, "--log", wrong, "--policy", small_run, "--events", events, *warm)["weights_add_up"]
+    assert "propensities do not fit its candidates" in capsys.readouterr().out
 
 
 def test_rewards_may_come_as_a_table(small_run, log, tmp_path):

@@ -85,6 +85,13 @@ def test_slates_of_one_user_count_once():
     assert twice_["estimates"]["snips"] == pytest.approx(once_["estimates"]["snips"])
 
 
+def test_nothing_is_said_of_places_that_no_slate_reaches():
+    judged, _, _ = of_all_slates()
+    chance_Bk = judged.chance_Bk * np.array([1, 1, 0])
+    two, three = slate_values(JudgedSlates(**vars(judged) | {"chance_Bk": chance_Bk}), (2, 3))
+    assert two["estimates"] and three == {"places": 3, "effective_sample_size": 0, "rewards": None}
+
+
 def test_no_overlap_and_impossible_slates_are_errors():
     judged, _, _ = of_all_slates()
     with pytest.raises(EstimateError, match="no overlap; give it a temperature"):
