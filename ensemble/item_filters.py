@@ -21,6 +21,8 @@ from ensemble.stock import read_stock, watch_stock
 # I items
 ATTRIBUTES = "item_attributes.parquet"
 """The items' raw attributes, row i = item row i, in the exported folder."""
+SUPPOSED = -1
+"""Number of the state that `ItemFilters.suppose` makes."""
 _NUM_KEPT = 16
 """States kept for requests that began with them: far more than come within the time of a request."""
 
@@ -35,6 +37,8 @@ class FilterState:
     num_against_rules: int
     """Items that a rule keeps from everybody."""
     num_out_of_stock: int
+    in_stock_I: np.ndarray | None
+    """bool; None without a stock table."""
 
 
 class ItemFilters:
@@ -48,6 +52,7 @@ class ItemFilters:
         self._states: dict[int, FilterState] = {}
         """By number, the newest last; replaced as a whole."""
         self._changing = threading.Lock()
+        self._supposed: FilterState | None = None
         self._by_rules_I: np.ndarray | None = None
         for name, rule in config.rules.items():
             try:
@@ -68,7 +73,16 @@ class ItemFilters:
 
     def state(self, number: int) -> FilterState:
         """The state of that number, or what holds now if it is long gone."""
-        return self._states.get(number) or self.now
+        return self._states.get(number) or (self._supposed if number == SUPPOSED else None) or self.now
+
+    def suppose(self, by_rules_I: np.ndarray | None) -> FilterState:
+        """What would hold now with other rules. It never is `now`; until the next one, `state` gives it by its number.
+
+        Args:
+            by_rules_I: bool, the items for which the rules hold; None without rules.
+        """
+        self._supposed = _state(SUPPOSED, by_rules_I, self.now.in_stock_I)
+        return self._supposed
 
     def at(self, number_B: np.ndarray) -> FilterState:
         """The state that the users of a call began with: the same one for all of them."""
@@ -76,14 +90,18 @@ class ItemFilters:
 
     def _set(self, by_stock_I: np.ndarray | None) -> None:
         with self._changing:
-            masks = [mask_I for mask_I in (self._by_rules_I, by_stock_I) if mask_I is not None]
-            allowed_I = np.logical_and.reduce(masks) if masks else None
             number = self.now.number + 1 if self._states else 0
-            num_against_rules, num_out_of_stock = (
-                0 if mask_I is None else int((~mask_I).sum()) for mask_I in (self._by_rules_I, by_stock_I)
-            )
-            state = FilterState(number, allowed_I, num_against_rules, num_out_of_stock)
+            state = _state(number, self._by_rules_I, by_stock_I)
             self._states = dict([*self._states.items(), (number, state)][-_NUM_KEPT:])
+
+
+def _state(number: int, by_rules_I: np.ndarray | None, in_stock_I: np.ndarray | None) -> FilterState:
+    masks = [mask_I for mask_I in (by_rules_I, in_stock_I) if mask_I is not None]
+    num_against_rules, num_out_of_stock = (
+        0 if mask_I is None else int((~mask_I).sum()) for mask_I in (by_rules_I, in_stock_I)
+    )
+    allowed_I = np.logical_and.reduce(masks) if masks else None
+    return FilterState(number, allowed_I, num_against_rules, num_out_of_stock, in_stock_I)
 
 
 _OPENED: dict[tuple[Path, str], ItemFilters] = {}

@@ -70,14 +70,14 @@ class PairScorer:
         proposed_BSQ = columns["proposed_row"]
         # All of them: whether a request would have kept the item among its best does not change what is said of it.
         merged = self._merge(proposed_BSQ, proposed_BSQ.shape[1] * proposed_BSQ.shape[2])
-        columns |= _said_of(merged, item_row_BK) | {"candidate_row": item_row_BK}
+        columns |= said_of(merged, item_row_BK) | {"candidate_row": item_row_BK}
         scored = self._score.run(columns)
         if (scored["source"] == UNRANKED).any():
             raise PartDownError("the ranker failed (the log above says why); there are no scores; run `export` again")
         return scored["score"], SOURCE_NAMES[columns["source"]]
 
 
-def _said_of(merged: Merged, item_row_BK: np.ndarray) -> Columns:
+def said_of(merged: Merged, item_row_BK: np.ndarray) -> Columns:
     """The merged score and what each source said of the named items."""
     place_BK = np.full(item_row_BK.shape, -1)
     for user, (row_M, row_K) in enumerate(zip(merged.row_BK, item_row_BK, strict=True)):

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from feast.protos.feast.types.Value_pb2 import Value
 from merlin.schema import ColumnSchema, Schema, Tags
 
 from features.schema import PADDING, UNSEEN, list_length, select
@@ -88,6 +89,21 @@ class OnlineStore:
 
     def _opened(self) -> RowReader:
         return row_reader(open_repository(self._folder).config)
+
+    def read_as_if(
+        self, user_id: str, names: Sequence[str], change: Callable[[Mapping[str, Value]], Mapping[str, Value]]
+    ) -> OnlineUsers:
+        """What `read` would return of a user if the row were changed. Nothing is written.
+
+        Args:
+            names: of the row, what `change` needs.
+            change: from those of them that the row has to what is other in it.
+        """
+        self._reader = self._reader or self._opened()
+        cells = self._reader.cells([user_id], list(dict.fromkeys([*self._names, *names])))
+        changed = change({name: Value.FromString(cell) for name, (cell,) in cells.items() if cell})
+        written = {name: [value.SerializeToString()] for name, value in changed.items()}
+        return self._users({name: written.get(name, cells[name]) for name in self._names})
 
     def nobody(self, num_users: int) -> OnlineUsers:
         """What `read` returns for users whom the store does not have."""

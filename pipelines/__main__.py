@@ -242,6 +242,21 @@ def command_line() -> argparse.ArgumentParser:
     added.add_argument("--json", action="store_true", help="one JSON object an item instead of a table")
 
     added = command(
+        "explore",
+        "a page to look at users and their slates: why an item is there or not, and what would change it",
+        overrides=True,
+        module="explore_commands",
+    )
+    added.add_argument("run", type=Path, nargs="?", metavar="RUN", help="the run's folder (default: the last run's)")
+    added.add_argument("--against", type=Path, metavar="RUN_B", help="another run, whose slates stand beside")
+    added.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, for this machine)"
+    )
+    added.add_argument("--port", type=int, default=8090, help="port of the page; 0 takes a free one (default: 8090)")
+    added.add_argument("--images", type=Path, metavar="FOLDER", help="pictures: <item id>.jpg, .png or .webp")
+    added.add_argument("--open", action="store_true", help="open the browser")
+
+    added = command(
         "rank", "write the ranker's score of each pair of user and item in a file, or the click probability of each row"
     )
     run_folder(added, None)

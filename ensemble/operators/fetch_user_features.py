@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from feast.protos.feast.types.Value_pb2 import Value
 from merlin.schema import Tags
 
 from ensemble.deadline import seconds_left
@@ -16,6 +17,7 @@ from ensemble.serving_metrics import metrics
 from features.online_store import NO_ITEM, OnlineStore, OnlineUsers
 from features.schema import list_length, load_schema, select
 
+Change = Callable[[Mapping[str, Value]], Mapping[str, Value]]
 PERSONAL, COLD, UNRANKED, FALLBACK, DEGRADED, CACHED = range(6)
 """Of those from FALLBACK on, nothing is known that could rank items for them."""
 SOURCE_NAMES = np.array(["personal", "cold", "unranked", "fallback", "degraded", "cached"], dtype=object)
@@ -53,6 +55,10 @@ class FetchUserFeatures(RequestOperator):
         added = _columns(users, FALLBACK)
         self.opened_recent.remember(user_ids, _rows(added))
         return added
+
+    def run_as_if(self, columns: Columns, names: Sequence[str], change: Change) -> Columns:
+        """What `run` would add for one user if the stored row were changed, as `OnlineStore.read_as_if` says."""
+        return _columns(self.opened_store.read_as_if(columns["user"][0], names, change), FALLBACK)
 
     def _without_store(self, user_ids: list[str]) -> Columns:
         remembered = {

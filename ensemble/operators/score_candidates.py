@@ -71,6 +71,10 @@ class ScoreCandidates(RequestOperator):
             score_BK = np.where(is_ranked_B[:, None], score_BK, self._without_ranker(columns, source_B))
         return {"score": np.where(row_BK == NO_ITEM, np.float32(-np.inf), score_BK), "source": source_B}
 
+    def inputs_of(self, columns: Columns) -> Columns:
+        """The columns with what the ranker reads of the candidates besides."""
+        return columns | self._of_the_moment(columns) | self._of_the_items(columns)
+
     def _ranked(self, columns: Columns) -> np.ndarray:
         """[B, K] the ranker's scores."""
         row_BK = columns["candidate_row"]
@@ -79,8 +83,7 @@ class ScoreCandidates(RequestOperator):
 
         def score(part: slice) -> None:
             some = {name: values[part] for name, values in read.items()}
-            inputs = some | self._of_the_moment(some) | self._of_the_items(some)
-            score_BK[part] = self.opened_model.run(inputs, rows_per_user=row_BK.shape[1])
+            score_BK[part] = self.opened_model.run(self.inputs_of(some), rows_per_user=row_BK.shape[1])
 
         each_part(len(row_BK), score)
         return score_BK

@@ -78,21 +78,28 @@ class Target:
         moment = max(self.encoding.as_of, *(event.timestamp for event in events))
 
         def change(stored: Sequence[Row]) -> list[dict[str, Value]]:
-            return [self._changed(row, new) for row, new in zip(stored, of_user.values(), strict=True)]
+            return [changed_values(self.encoding, row, new) for row, new in zip(stored, of_user.values(), strict=True)]
 
         rows.update(list(of_user), names, change, moment, journal, number)
-
-    def _changed(self, row: Mapping[str, Value], events: Sequence[LiveEvent]) -> dict[str, Value]:
-        before = self.encoding.state(row)
-        after, newest = with_events(before, events, self.encoding.as_of, _seen_of(row))
-        if after is before:
-            return {}
-        values = self.encoding.values(after, newest)
-        return values if "num_events" in row else values | self.encoding.attributes_of_unknown()
 
     def _looks_back(self, events: Collection[Sequence[LiveEvent]]) -> bool:
         """Whether the items of the log's past must be read: for events that happened in its time."""
         return any(event.timestamp < self.encoding.as_of for new in events for event in new)
+
+
+def changed_values(encoding: Encoding, row: Mapping[str, Value], events: Sequence[LiveEvent]) -> dict[str, Value]:
+    """What events change in a user's row; nothing if they are in it already.
+
+    Args:
+        row: the features that `Encoding.names` lists, and SEEN for events from before `Encoding.as_of`; empty for an
+            unknown user.
+    """
+    before = encoding.state(row)
+    after, newest = with_events(before, events, encoding.as_of, _seen_of(row))
+    if after is before:
+        return {}
+    values = encoding.values(after, newest)
+    return values if "num_events" in row else values | encoding.attributes_of_unknown()
 
 
 def replay(journal: Path, version_folder: Path) -> int:
