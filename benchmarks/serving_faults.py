@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,9 @@ def push_and_kill(server: Server, users: list[str], items: list[str]) -> dict[st
     """Push events, kill the process that takes them in the middle, and look for all that were accepted."""
     accepted: dict[str, tuple[str, str]] = {}
     random_ = random.Random(5)
-    events = [(f"event-{number}", random_.choice(users[:50]), random_.choice(items)) for number in range(600)]
+    # No pair twice: the same user, item and moment is a duplicate whatever its id.
+    pairs = random_.sample([*product(users[:50], items)], 600)
+    events = [(f"event-{number}", *pair) for number, pair in enumerate(pairs)]
     killed = False
     begun = time.monotonic()
     for number in range(0, len(events), 20):

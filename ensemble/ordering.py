@@ -95,9 +95,49 @@ def ordered(
             items.cap_G,
             slates.place_Bk[user, :num],
             slates.propensity_Bk[user, :num],
+            _CHOOSES,
+            _NO_CHANCES,
         )
         slates.place_Bk[user, :num] = filled[slates.place_Bk[user, :num]]
     return slates
+
+
+def place_chances(
+    row_BK: np.ndarray,
+    score_BK: np.ndarray,
+    given_Bk: np.ndarray,
+    items: Items,
+    temperature_B: np.ndarray,
+    diversity_B: np.ndarray,
+) -> np.ndarray:
+    """[B, k, K] chance of each candidate at each place, given those that stand above it: what `ordered` would do there.
+
+    Args:
+        given_Bk: which candidate stands at a place; -1 for none of them, below which all chances are 0.
+    """
+    chance_BkK = np.zeros((*given_Bk.shape, row_BK.shape[1]))
+    for user, row_K in enumerate(row_BK):
+        filled = np.flatnonzero(row_K != NO_ITEM)
+        num = min(given_Bk.shape[1], len(filled))
+        place_of_K = np.full(len(row_K) + 1, -1)  # the last one stands for none
+        place_of_K[filled] = np.arange(len(filled))
+        chance_kK = np.zeros((num, len(filled)))
+        _fill(
+            row_K[filled],
+            usable(score_BK[user, filled]) + items.boost_I[row_K[filled]].astype(np.float64),
+            float(temperature_B[user]),
+            float(diversity_B[user]),
+            np.zeros((1, len(filled))),
+            items.unit_ID,
+            items.group_GI,
+            items.cap_G,
+            np.empty(num, np.int64),
+            np.empty(num, np.float32),
+            place_of_K[given_Bk[user, :num]],
+            chance_kK,
+        )
+        chance_BkK[user, :num, filled] = chance_kK.T
+    return chance_BkK
 
 
 def usable(score_K: np.ndarray) -> np.ndarray:
@@ -117,10 +157,25 @@ def gumbel(seed: int, user: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 _NO_NOISE = np.empty((0, 0))
+_CHOOSES, _NO_CHANCES = np.empty(0, np.int64), np.empty((0, 0))
 
 
 @numba.njit(nogil=True, cache=True)
-def _fill(row_K, utility_K, temperature, diversity, noise, unit_ID, group_GI, cap_G, place_k, propensity_k):
+def _fill(
+    row_K,
+    utility_K,
+    temperature,
+    diversity,
+    noise,
+    unit_ID,
+    group_GI,
+    cap_G,
+    place_k,
+    propensity_k,
+    given_k,
+    chance_kK,
+):
+    """Fill `place_k` and `propensity_k`; where `given_k` has places, follow it and fill `chance_kK` instead."""
     num, num_groups = len(row_K), len(cap_G)
     if not len(place_k):
         return 0
@@ -165,12 +220,21 @@ def _fill(row_K, utility_K, temperature, diversity, noise, unit_ID, group_GI, ca
             if best < 0 or noisy > best_value or (noisy == best_value and row_K[one] < row_K[best]):
                 best, best_value = one, noisy
         propensity_k[place] = 1
+        total = 0.0
         if temperature > 0:
-            total = 0.0
             for one in range(num):
                 if is_open_K[one]:
                     total += np.exp((value_K[one] - largest) / temperature)
             propensity_k[place] = np.exp((value_K[best] - largest) / temperature) / total
+        if len(given_k):
+            for one in range(num):
+                if is_open_K[one] and temperature > 0:
+                    chance_kK[place, one] = np.exp((value_K[one] - largest) / temperature) / total
+            if temperature == 0:
+                chance_kK[place, best] = 1
+            best = given_k[place]
+            if best < 0:
+                return num_lifted
         place_k[place] = best
         is_left_K[best] = False
         for group in range(num_groups):

@@ -323,8 +323,72 @@ def command_line() -> argparse.ArgumentParser:
     added.add_argument("--items", type=int, help="articles (hm), items (clicks)")
     added.add_argument("--format", help="csv, csv.gz or parquet (hm, clicks); tsv, tsv.gz or parquet (criteo)")
     added.add_argument("--seed", type=int, default=1, help="the same seed, the same bytes (default: 1)")
+    _ope(
+        command(
+            "ope",
+            "what another policy would have earned on logged requests, by their propensities; with intervals",
+            overrides=True,
+            module="ope.command",
+        )
+    )
     command("keys", "list every key of the configuration with its default")
     return parser
+
+
+def _ope(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--log", type=Path, metavar="FOLDER", help="request log of a run that was served with sampling")
+    added.add_argument("--policy", type=Path, metavar="RUN", help="folder of the run whose slates are evaluated on it")
+    added.add_argument("--ab", action="store_true", help="compare the arms of the log's experiment instead")
+    added.add_argument("--experiment", metavar="NAME", help="of --ab (default: the only one)")
+    added.add_argument(
+        "--teams",
+        type=Path,
+        metavar="FILE",
+        help="compare two interleaved rankings instead: .parquet or .csv with request_id, user_id, item_id and team "
+        "(1 or 2)",
+    )
+    added.add_argument(
+        "--user-hours",
+        type=_positive,
+        default=24.0,
+        metavar="HOURS",
+        help="after a user's first request that count in a comparison (default: 24)",
+    )
+    added.add_argument(
+        "--planned-users",
+        type=int,
+        default=10_000,
+        metavar="NUMBER",
+        help="at which intervals of a comparison are narrowest, chosen before looking (default: 10000)",
+    )
+    added.add_argument(
+        "--events",
+        type=Path,
+        metavar="FILE",
+        help="what users did: .parquet, .csv or JSON lines with user_id, item_id and timestamp; an event is a "
+        "reward of 1 for the last logged request before it that showed the user the item",
+    )
+    added.add_argument(
+        "--window-hours", type=_positive, default=24.0, help="from a request to its events (default: 24)"
+    )
+    added.add_argument(
+        "--timestamp-unit", choices=("s", "ms", "us", "iso8601"), default="s", help="of the events (default: s)"
+    )
+    added.add_argument(
+        "--rewards",
+        type=Path,
+        metavar="FILE",
+        help="in place of events: .parquet or .csv with request_id, user_id, item_id and reward",
+    )
+    added.add_argument(
+        "--places", default="1,3,10", help="so many first places of a slate are evaluated together (default: 1,3,10)"
+    )
+    added.add_argument(
+        "--obd", type=Path, metavar="FOLDER", help="Open Bandit Dataset: each of its policies by the other's log"
+    )
+    added.add_argument("--level", type=_share, default=0.95, help="of the intervals (default: 0.95)")
+    added.add_argument("--seed", type=int, default=1, help="of dealing rounds into folds (default: 1)")
+    added.add_argument("--out", type=Path, metavar="FILE", help="JSON to write (default: none)")
 
 
 def _cluster(added: argparse.ArgumentParser) -> None:

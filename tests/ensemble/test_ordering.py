@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.ordering import NO_GROUP, Items, gumbel, ordered
+from ensemble.ordering import NO_GROUP, Items, gumbel, ordered, place_chances
 from ensemble.selection import NO_ITEM, top_k
 
 NUM_ITEMS, DIM = 12, 3
@@ -169,3 +169,32 @@ def test_seeds_and_users_differ_and_the_same_are_the_same():
     np.testing.assert_array_equal(gumbel(7, "anna", shape), gumbel(7, "anna", shape))
     assert not np.intersect1d(gumbel(7, "anna", shape), gumbel(8, "anna", shape)).size
     assert not np.intersect1d(gumbel(7, "anna", shape), gumbel(7, "berta", shape)).size
+
+
+@given(candidates, st.sampled_from([0.0, 0.1, 2]), st.sampled_from([0.0, 0.3, 1]))
+def test_the_chances_of_a_slate_are_the_propensities_with_which_it_was_sampled(drawn, temperature, diversity):
+    of = items((2,), [np.arange(NUM_ITEMS) % 3])
+    rows, propensities, _ = slate(drawn, 4, temperature, diversity, of=of)
+    chance_kK = chances(drawn, rows, temperature, diversity, of)
+    place_of = {row: place for place, (row, _) in enumerate(drawn)}
+    said = [chance_kK[place, place_of[row]] for place, row in enumerate(rows)]
+    assert np.allclose(said, propensities, rtol=1e-5) and np.allclose(chance_kK.sum(1), 1)
+    for place, row in enumerate(rows):  # nobody is shown twice
+        assert (chance_kK[place + 1 :, place_of[row]] == 0).all()
+
+
+def test_below_an_item_that_is_no_candidate_there_are_no_chances():
+    chance_kK = chances([(3, 1.0), (5, 0.0), (7, 0.0)], [5, -1, 3], 1.0, 0.0, items())
+    powers = np.exp([1.0, 0.0, 0.0])
+    assert np.allclose(chance_kK[0], powers / powers.sum())
+    assert np.allclose(chance_kK[1], [math.e / (math.e + 1), 0, 1 / (math.e + 1)]) and (chance_kK[2] == 0).all()
+
+
+def chances(drawn, rows, temperature, diversity, of):
+    """[k, K] of one user, given the rows in their order; -1 for an item that is not drawn."""
+    place_of = {row: place for place, (row, _) in enumerate(drawn)}
+    row_BK = np.array([[row for row, _ in drawn]], np.int64).reshape(1, -1)
+    score_BK = np.array([[score for _, score in drawn]], np.float32).reshape(1, -1)
+    given_Bk = np.array([[place_of.get(row, -1) for row in rows]], np.int64).reshape(1, -1)
+    told = np.array([temperature], np.float32), np.array([diversity], np.float32)
+    return place_chances(row_BK, score_BK, given_Bk, of, *told)[0]
