@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import CascadeError
+from features.peak_memory import forget_peak, peak_bytes
+from features.source_commit import source_commit
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -157,6 +159,7 @@ def writing(
     Nothing is left at `path` if the body raises or the process dies.
     """
     begun = time.monotonic()
+    forget_peak()
     path.parent.mkdir(parents=True, exist_ok=True)
     building, replaced = (path.parent / f".{path.name}.{state}" for state in ("building", "replaced"))
     for stale in (building, replaced):
@@ -174,6 +177,8 @@ def writing(
             "parts": _parts(writer),
             "metrics": writer.metrics,
             "versions": _package_versions(),
+            "commit": source_commit(),
+            "peak_memory_bytes": peak_bytes(),
             "seconds": round(time.monotonic() - begun, 3),
         }
         manifest = _as_read(manifest)

@@ -309,6 +309,22 @@ def command_line() -> argparse.ArgumentParser:
     added.add_argument(
         "--timeout-minutes", type=float, help="begin no trial after so many minutes (default: none)", metavar="MINUTES"
     )
+    added = command(
+        "report",
+        "write the page that shows a run, or one that shows how two runs differ",
+        module="report_commands",
+    )
+    added.add_argument("run", type=Path, nargs="?", metavar="RUN", help="the run's folder (default: the last run's)")
+    added.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("RUN_A", "RUN_B"),
+        help="two runs on the same logs: their configurations, quality with significance, times and indexes",
+    )
+    added.add_argument(
+        "--out", type=Path, metavar="FILE", help="page of the comparison (default: comparison.html of RUN_B)"
+    )
     added = command("profile", "what the logs hold: nulls, ranges, duplicates, what was set aside")
     run_folder(added)
     added.add_argument("--html", type=Path, help="write a page with plots here (default: profile.html of the run)")

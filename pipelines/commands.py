@@ -29,7 +29,7 @@ class CommandError(CascadeError):
 
 
 def run(options: Namespace) -> None:
-    """All stages, or the one that the command names."""
+    """All stages and the run's report, or the one stage that the command names."""
     from pipelines.stages import print_now, run_stages
 
     config, origin = _load(options)
@@ -45,6 +45,10 @@ def run(options: Namespace) -> None:
 
     with _kept_configuration(options):
         run_stages(config, options.out, options.only, say, getattr(options, "cluster", "threads"))
+    if options.only is None:
+        from pipelines.report import write_run_report
+
+        print_now(f"{'report':<10} {write_run_report(options.out)}")
 
 
 def demo(options: Namespace) -> None:
@@ -234,6 +238,7 @@ def evaluate(options: Namespace) -> None:
     from ensemble.client import RecommendClient
     from features.artifact import open_artifact
     from pipelines.measure import measure
+    from pipelines.report import write_run_report
     from pipelines.stages import NO_USERS
 
     out = run_folder(options)
@@ -244,6 +249,7 @@ def evaluate(options: Namespace) -> None:
         from pipelines.evaluate_clicks import evaluate_clicks
 
         evaluate_clicks(out / "etl", out / "ranking", config.evaluation, config.ranking, out=out, seed=config.seed)
+        print(f"report: {write_run_report(out)}")
         return
     serve_state = open_artifact(out / "etl", "etl").manifest["config"]["serve_state"]
     if serve_state != "before_test":
@@ -256,9 +262,10 @@ def evaluate(options: Namespace) -> None:
         from pipelines.measure_candidates import measure_candidates
 
         measure_candidates(out, config)
-        return
-    with served(out, config) as url, RecommendClient(url, timeout_seconds=60, with_fallback=False) as client:
-        measure(client, config, out)
+    else:
+        with served(out, config) as url, RecommendClient(url, timeout_seconds=60, with_fallback=False) as client:
+            measure(client, config, out)
+    print(f"report: {write_run_report(out)}")
 
 
 def profile(options: Namespace) -> None:

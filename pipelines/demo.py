@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,12 @@ import pyarrow.parquet as pq
 from ensemble.client import RecommendClient
 from ensemble.rollout import prepared_repository
 from ensemble.server import TritonServer
+from features.artifact import Artifact
+from features.peak_memory import peak_bytes
 from pipelines.config import CascadeConfig
 from pipelines.measure import measure
+from pipelines.report import write_run_report
+from pipelines.shown_values import memory
 from pipelines.slates import print_slates, titles
 from pipelines.stages import run_stages
 
@@ -23,7 +28,7 @@ from pipelines.stages import run_stages
 def run_demo(config: CascadeConfig, out: Path) -> None:
     """Leaves the run folder `out`; Triton is stopped at the end."""
     begun = time.monotonic()
-    run_stages(config, out)
+    stages = run_stages(config, out)
     users = [*_some_users(out / "etl" / "users.parquet"), "a-stranger"]
     serving = replace(config.serving, http_port=0, grpc_port=0, metrics_port=0)  # for a moment: any free ports
     own = prepared_repository(out, out / "serve" / "measured", serving)
@@ -32,11 +37,19 @@ def run_demo(config: CascadeConfig, out: Path) -> None:
         with RecommendClient(server.grpc_url, timeout_seconds=60) as client:
             print_slates(users, client.recommend(users, k=5), titles(out / "etl" / "items.parquet"))
             measure(client, config, out)
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(f"demo       done in {time.monotonic() - begun:.0f} s, peak memory of one process {peak / 2**20:.2f} GiB")
+    print(
+        f"demo       done in {time.monotonic() - begun:.0f} s, peak memory of one process {memory(_peak_bytes(stages))}"
+    )
     print(f"           run folder: {out}")
     cascade = sys.argv[0] if Path(sys.argv[0]).name == "cascade" else "cascade"  # .venv/bin need not be on the path
     print(f"           next: {cascade} serve   and beside it: {cascade} recommend --users {users[0]}")
+    print(f"report     {write_run_report(out)}")
+
+
+def _peak_bytes(stages: Mapping[str, Artifact]) -> int:
+    """Of this process, whose count begins anew with each stage, and of those that it started."""
+    children = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return max(peak_bytes(), children, *(one.manifest.get("peak_memory_bytes") or 0 for one in stages.values()))
 
 
 def _some_users(path: Path) -> list[str]:

@@ -17,6 +17,7 @@ from pipelines.baselines import HeldOut
 from pipelines.cohorts import recall_by_cohort
 from pipelines.evaluation_config import EvaluationConfig
 from pipelines.evaluation_table import print_report
+from pipelines.evaluation_values import write_user_values
 from pipelines.evaluation_world import EvaluationError, World, interval, item_rows, seen_items, tuning_report
 from pipelines.report_file import write_report
 from retrieval.metrics import (
@@ -88,6 +89,7 @@ def evaluate(
     *,
     out: Path,
     seed: int = 0,
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Ask the served pipeline for every test user, measure each stage, and fit the baselines beside it.
 
@@ -96,8 +98,10 @@ def evaluate(
         recommend: raw user ids -> reply with slates of config.slate_k, candidates and their ranking.
         config: cut-offs and sizes.
         drop_seen: whether the pipeline was told not to show again what a user had.
-        out: folder for `evaluation.json` (the report) and `baselines.parquet` (their cached rankings).
+        out: folder for `evaluation.json` (the report), `evaluation_users.parquet` (Cascade's metrics of every user)
+            and `baselines.parquet` (their cached rankings).
         seed: of sampled users and of the bootstrap.
+        about: what the protocol says besides, such as whose answers they are.
     Returns: what `evaluation.json` holds.
     Raises: ArtifactError if the etl artifact is missing or damaged; EvaluationError if no test user has a relevant
         item or the pipeline names an item outside the catalogue; ValueError if it repeats one.
@@ -115,7 +119,7 @@ def evaluate(
         for system, stages in rankings.items()
     }
     report = {
-        "protocol": _protocol(world, users, config, drop_seen),
+        "protocol": _protocol(world, users, config, drop_seen) | dict(about or {}),
         "served": {"sources": sources, **_guarantees(served["slate"], users, config)},
         "systems": {
             system: {
@@ -130,6 +134,7 @@ def evaluate(
         "ranked_over_unranked": _ranking_ratios(values, config, seed),
         "baselines": tuning_report(baselines),
     }
+    write_user_values(world.raw_ids(users), values["cascade"], out)
     report = write_report(report, out / "evaluation.json")
     _log.info("evaluation: wrote %s", out / "evaluation.json")
     print_report(report)

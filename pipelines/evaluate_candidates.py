@@ -59,6 +59,7 @@ def evaluate_candidates(
     out: Path,
     seed: int = 0,
     propose_cold: Propose | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Ask the candidate stage for every test user, measure it and its sources, and the baselines beside them.
 
@@ -70,6 +71,7 @@ def evaluate_candidates(
         out: folder for `candidates.json` (the report) and `baselines.parquet` (shared with `evaluate`).
         seed: of sampled users and of the bootstrap.
         propose_cold: as `propose`, from a catalogue of only the items that nobody had before the test period.
+        about: what the protocol says besides, such as whose proposals they are.
     Returns: what `candidates.json` holds.
     Raises: ArtifactError if the etl artifact is missing or damaged; EvaluationError if no test user has a relevant
         item, "merged" is missing, an item is not in the catalogue, or `propose_cold` names one that is not cold;
@@ -89,6 +91,7 @@ def evaluate_candidates(
         "protocol": {
             "description": PROTOCOL.format(dropped=dropped, k=config.candidate_k),
             **world.protocol(users, config, drop_seen),
+            **(about or {}),
         },
         "merged": {
             "short_lists": int(((ours[MERGED] >= 0).sum(axis=1) < config.candidate_k).sum()),

@@ -25,6 +25,7 @@ from pipelines.click_baselines import (
 from pipelines.click_bootstrap import Interval, Measured, bootstrapped, intervals
 from pipelines.click_table import print_click_report
 from pipelines.evaluation_config import EvaluationConfig
+from pipelines.evaluation_values import write_impression_values
 from pipelines.reliability_plot import write_reliability_plot
 from pipelines.report_file import write_report
 from ranking.clicks.batches import ClickBatches
@@ -70,7 +71,7 @@ def evaluate_clicks(
         ranking_dir: the ranking artifact trained from it.
         config: num_bootstrap and level apply.
         ranking: `num_threads`, `clicks.batch_size` and `clicks.patience` apply, to the baselines' training.
-        out: folder for `evaluation.json` and `reliability.svg`.
+        out: folder for `evaluation.json`, `evaluation_impressions.parquet` (what Cascade said) and `reliability.svg`.
         seed: of the baselines and of the bootstrap.
     Returns: what `evaluation.json` holds.
     Raises: ArtifactError if an artifact is missing, damaged or foreign; ClickDataError if a value of the examples
@@ -101,6 +102,7 @@ def evaluate_clicks(
         "calibration": trained.metrics["calibration"],
         "baselines": {name: _described(baseline) for name, baseline in baselines.items()},
     }
+    write_impression_values(label_N, group_N, said["cascade"], out)
     report = write_report(report, out / "evaluation.json")
     write_reliability_plot(report, out / PLOT)
     print_click_report(report, out / PLOT)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ensemble.client import RecommendClient
+from features.artifact import open_artifact
 from pipelines.config import CascadeConfig
 from pipelines.evaluate import evaluate
 
@@ -26,4 +27,5 @@ def measure(client: RecommendClient, config: CascadeConfig, out: Path) -> None:
         config.etl.drop_seen,
         out=out,
         seed=config.seed,
+        about={"export_content_hash": open_artifact(out / "export", "export").content_hash},
     )

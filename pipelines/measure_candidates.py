@@ -36,6 +36,7 @@ def measure_candidates(run: Path, config: CascadeConfig) -> dict[str, Any]:
         out=run,
         seed=config.seed,
         propose_cold=candidates.propose_new,
+        about={"export_content_hash": export.content_hash},
     )
 
 

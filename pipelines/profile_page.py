@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,26 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from features.profile import printable
+from pipelines.html_page import BAR, inline_svg, rendered
+from pipelines.shown_values import count, moment, number, percent, short, text
 
 TEMPLATE = "profile_page.html.j2"
 MAX_TERMINAL_COLUMNS, MAX_TERMINAL_WARNINGS = 20, 8
 SHOWN_VALUES = 8
 _NAMES_OF_STEPS = {3600: "hour", 86_400: "day", 7 * 86_400: "week"}
-_COLORS = {"#010203": "currentColor", "#010204": "var(--bar)"}
-"""Colors drawn -> the page's own, which know light and dark."""
-_TEXT, _BAR = _COLORS
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be searched, and has the page's font
-    "svg.hashsalt": "cascade",  # the same ids, so the same bytes, on every run
-    "font.size": 9,
-    "text.color": _TEXT,
-    "xtick.color": _TEXT,
-    "ytick.color": _TEXT,
-    "axes.edgecolor": _TEXT,
-    "axes.facecolor": "none",
-    "text.parse_math": False,
-}
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -59,26 +42,15 @@ def write_profile_page(profile: Mapping[str, Any], path: Path) -> None:
     Args:
         profile: what `features.profile.profile_tables` returns.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    page = rendered(
+        TEMPLATE,
+        {"count": count, "percent": percent, "number": number, "moment": moment, "value": _value},
+        tables={name: _table_context(table) for name, table in profile["tables"].items()},
+        histogram=_histogram_svg,
+        series=series_svg,
+        shown=SHOWN_VALUES,
+        step_name=step_name,
     )
-    environment.filters |= {
-        "count": _count,
-        "percent": _percent,
-        "number": _number,
-        "printable": _text,
-        "moment": _moment,
-        "value": _value,
-    }
-    tables = {name: _table_context(table) for name, table in profile["tables"].items()}
-    with matplotlib.rc_context(_STYLE):
-        page = environment.get_template(TEMPLATE).render(
-            tables=tables, histogram=_histogram_svg, series=_series_svg, shown=SHOWN_VALUES, step_name=_step_name
-        )
     path.write_text(page, encoding="utf-8")
 
 
@@ -112,7 +84,7 @@ def _row_warnings(table: Mapping[str, Any]) -> Iterator[str]:
     if table["rows"] == 0:
         yield "the table is empty"
     if table["quarantined"]["count"]:
-        reasons = ", ".join(f"{reason}: {_count(rows)}" for reason, rows in table["quarantined"]["reasons"].items())
+        reasons = ", ".join(f"{reason}: {count(rows)}" for reason, rows in table["quarantined"]["reasons"].items())
         yield f"rows that could not be read: {_part(table['quarantined'])}; {reasons}"
     if table["duplicate_rows"]["count"]:
         yield f"rows equal to another in every column: {_part(table['duplicate_rows'])}"
@@ -126,11 +98,11 @@ def _column_warnings(column: Mapping[str, Any]) -> Iterator[str]:
     if column["rows"] and not known:
         yield "all null"
     elif column["nulls"]["share"] > 0.5:
-        yield f"{_percent(column['nulls']['share'])} null"
+        yield f"{percent(column['nulls']['share'])} null"
     if known > 1 and column["cardinality"] == 1 and column["cardinality_exact"]:
         yield "constant: it says nothing"
     if column.get("infinite"):
-        yield f"{_count(column['infinite'])} infinite values"
+        yield f"{count(column['infinite'])} infinite values"
     own = known > 100 and column["cardinality"] > 0.9 * known
     if own and column["kind"] == "category" and "rows_per_id" not in column:
         yield "nearly every row has a value of its own: an id, not a category?"
@@ -139,7 +111,7 @@ def _column_warnings(column: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _part(part: Mapping[str, Any]) -> str:
-    return f"{_count(part['count'])} ({_percent(part['share'])})"
+    return f"{count(part['count'])} ({percent(part['share'])})"
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -162,11 +134,11 @@ def _histogram_svg(histogram: Mapping[str, Any], label: str) -> Markup:
     whole = all(edge % 1 == 0.5 for edge in edges)
     at = np.unique(np.linspace(0, len(counts) - whole, min(6 if whole else 5, len(counts) + 1)).round().astype(int))
     if whole:  # a bar holds whole numbers: its first stands below its middle
-        return _bars_svg(counts, at + 0.5, [_short(edges[place] + 0.5) for place in at], (4.2, 1.5), label)
-    return _bars_svg(counts, at, [_short(edges[place], digits=3) for place in at], (4.2, 1.5), label)
+        return _bars_svg(counts, at + 0.5, [short(edges[place] + 0.5) for place in at], (4.2, 1.5), label)
+    return _bars_svg(counts, at, [short(edges[place], digits=3) for place in at], (4.2, 1.5), label)
 
 
-def _series_svg(series: Mapping[str, Any], label: str, narrow: bool) -> Markup:
+def series_svg(series: Mapping[str, Any], label: str, narrow: bool) -> Markup:
     """Rows over time, once for a wide and once for a narrow screen: text that shrinks cannot be read."""
     counts = series["counts"]
     if not counts:
@@ -183,24 +155,17 @@ def _bars_svg(counts: Sequence[int], at: np.ndarray, names: Sequence[str], inche
     figure = Figure(figsize=inches, layout="constrained")
     axes: Axes = figure.subplots()
     if len(counts) <= 40:
-        axes.bar(np.arange(len(counts)) + 0.5, counts, width=0.9, color=_BAR)
+        axes.bar(np.arange(len(counts)) + 0.5, counts, width=0.9, color=BAR)
     else:
-        axes.stairs(counts, np.arange(len(counts) + 1), fill=True, color=_BAR)
+        axes.stairs(counts, np.arange(len(counts) + 1), fill=True, color=BAR)
     margin = max(0, 6 - len(counts)) / 2
     axes.set_xlim(-margin, len(counts) + margin)
     axes.set_xticks(at.tolist(), list(names))
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value, thousands=1e3)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value, thousands=1e3)))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=2)
-    out = io.StringIO()
-    figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = out.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    for drawn, shown in _COLORS.items():
-        svg = svg.replace(drawn, shown)
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1, flags=re.DOTALL)
-    return Markup(svg.replace('role="img">', Markup('role="img" aria-label="{}">').format(_text(label)), 1))
+    return inline_svg(figure, label)
 
 
 # --- the terminal ----------------------------------------------------------------------------------------------------
@@ -208,19 +173,19 @@ def _bars_svg(counts: Sequence[int], at: np.ndarray, names: Sequence[str], inche
 
 def _table_lines(name: str, table: Mapping[str, Any]) -> Iterator[str]:
     yield ""
-    yield f"{_text(name)}: {_count(table['rows'])} rows, {len(table['columns'])} columns"
+    yield f"{text(name)}: {count(table['rows'])} rows, {len(table['columns'])} columns"
     time = table["columns"].get(table["time_column"])
     if time and time["min"]:
-        yield f"  {_moment(time['min'])} to {_moment(time['max'])}  {_sparkline(time['series']['counts'])}"
+        yield f"  {moment(time['min'])} to {moment(time['max'])}  {_sparkline(time['series']['counts'])}"
     for column, profile in table["columns"].items():
         of = profile.get("rows_per_id")
         if of and of["max"] and of["max"] > 1:
-            shares = f"the top 1 % has {_percent(of['top_1_percent_share'])} of the rows, gini {of['gini']:.2f}"
+            shares = f"the top 1 % has {percent(of['top_1_percent_share'])} of the rows, gini {of['gini']:.2f}"
             middle, most = of["quantiles"]["p50"], of["max"]
-            yield f"  rows per {_text(column)}: median {_number(middle)}, at most {_number(most)}; {shares}"
+            yield f"  rows per {text(column)}: median {number(middle)}, at most {number(most)}; {shares}"
     warned = profile_warnings(table)
     for entry in warned[:MAX_TERMINAL_WARNINGS]:
-        yield f"  ! {_text(entry.column) + ': ' if entry.column else ''}{_text(entry.text)}"
+        yield f"  ! {text(entry.column) + ': ' if entry.column else ''}{text(entry.text)}"
     if len(warned) > MAX_TERMINAL_WARNINGS:
         yield f"  ! and {len(warned) - MAX_TERMINAL_WARNINGS} more warnings, on the page"
 
@@ -234,23 +199,24 @@ def _columns_table(table: Mapping[str, Any]) -> Table:
     shown.add_column("values", no_wrap=True, ratio=1)
     for name, column in list(table["columns"].items())[:MAX_TERMINAL_COLUMNS]:
         kind = "id" if "rows_per_id" in column else column["kind"]
-        cells = (_text(name), kind, _percent(column["nulls"]["share"]), _distinct(column), _values_line(column))
+        cells = (text(name), kind, percent(column["nulls"]["share"]), distinct(column), values_line(column))
         shown.add_row(*(Text(cell) for cell in cells))
     return shown
 
 
-def _values_line(column: Mapping[str, Any]) -> str:
+def values_line(column: Mapping[str, Any]) -> str:
+    """What a column holds, in one line: quantiles of numbers, ends of times, shares of the most frequent values."""
     if column["kind"] == "time":
-        return f"{_moment(column['min'])} to {_moment(column['max'])}"
+        return f"{moment(column['min'])} to {moment(column['max'])}"
     if column["kind"] == "number":
         quantiles = [column["min"], *(column["quantiles"][name] for name in ("p5", "p50", "p95")), column["max"]]
-        return f"{_sparkline(column['histogram']['counts'], 20):20}  {' | '.join(_number(at) for at in quantiles)}"
+        return f"{_sparkline(column['histogram']['counts'], 20):20}  {' | '.join(number(at) for at in quantiles)}"
     if column["kind"] == "list":
         length = column["length"]
-        lengths = f"{_number(length['min'])} to {_number(length['max'])} values a row"
-        return f"{lengths}: {_values_line(column['elements'])}"
+        lengths = f"{number(length['min'])} to {number(length['max'])} values a row"
+        return f"{lengths}: {values_line(column['elements'])}"
     known = column["rows"] - column["nulls"]["count"]
-    top = [(_value(entry["value"]), _percent(entry["count"] / known)) for entry in column["top"][:5]]
+    top = [(_value(entry["value"]), percent(entry["count"] / known)) for entry in column["top"][:5]]
     return ", ".join(f"{value if len(value) <= 24 else value[:23] + '…'} {share}" for value, share in top)
 
 
@@ -264,46 +230,16 @@ def _sparkline(counts: Sequence[int], width: int = 40) -> str:
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def _text(value: object) -> str:
-    return printable(str(value))
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"
-
-
-def _percent(share: float) -> str:
-    return "< 0.01 %" if 0 < share < 1e-4 else f"{100 * share:.3g} %"
-
-
-def _number(value: float | None) -> str:
-    """Whole numbers up to seven digits as they are, else as `_short`."""
-    if value is None:
-        return "–"
-    return f"{value:.0f}" if value == round(value) and abs(value) < 1e7 else _short(value)
-
-
-def _short(value: float, digits: int = 4, thousands: float = 1e4) -> str:
-    """A few digits, with k (from `thousands` on), M, G, T for what is large."""
-    for bound, unit, name in ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (thousands, 1e3, "k")):
-        if bound <= abs(value) < 1e15:
-            return f"{value / unit:.{digits}g}{name}"
-    return f"{value:.{digits}g}"
-
-
 def _value(value: object) -> str:
     """A top value: text, or a number."""
-    return _number(value) if isinstance(value, float) else _text(value)
+    return number(value) if isinstance(value, float) else text(value)
 
 
-def _moment(text: str | None) -> str:
-    """A time of a profile, without a midnight that says nothing."""
-    return "–" if text is None else text.removesuffix("T00:00:00").replace("T", " ")
+def distinct(column: Mapping[str, Any]) -> str:
+    """Number of distinct values; with ~ where it is estimated."""
+    return f"{'' if column['cardinality_exact'] else '~'}{count(column['cardinality'])}"
 
 
-def _distinct(column: Mapping[str, Any]) -> str:
-    return f"{'' if column['cardinality_exact'] else '~'}{_count(column['cardinality'])}"
-
-
-def _step_name(seconds: int) -> str:
+def step_name(seconds: int) -> str:
+    """What the bins of a series are."""
     return _NAMES_OF_STEPS.get(seconds) or f"{seconds // (7 * 86_400)} weeks"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,20 @@ def write_reliability_plot(report: Mapping[str, Any], path: Path) -> None:
 
 def _draw(axes: Axes, curves: Mapping[str, Any], systems: Mapping[str, Any], num_barred: int) -> None:
     """The first `num_barred` curves show intervals; those of all would hide each other."""
+    errors = {name: systems[name]["calibration_error"]["value"] for name in curves}
+    labelled = {f"{name.replace('_', ' ')}, calibration error {errors[name]:.4f}": one for name, one in curves.items()}
+    reliability_curves(axes, labelled, cycle(_COLORS), "#999999", num_barred)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14))
+
+
+def reliability_curves(
+    axes: Axes, curves: Mapping[str, Any], colors: Iterator[str], diagonal: str, num_barred: int = 1
+) -> None:
+    """Draw what was said against what came of it, by label; a calibrated model lies on the diagonal."""
     end = 1.05 * max(max(*curve["probability"], *curve["click_rate"]) for curve in curves.values())
-    axes.plot([0, end], [0, end], color="#999999", linewidth=0.8, zorder=1)
-    for place, ((name, curve), color) in enumerate(zip(curves.items(), cycle(_COLORS))):
+    axes.plot([0, end], [0, end], color=diagonal, linewidth=0.8, zorder=1)
+    for place, ((label, curve), color) in enumerate(zip(curves.items(), colors, strict=False)):
         low, rate, high = (np.array(curve[key]) for key in ("low", "click_rate", "high"))
-        error = systems[name]["calibration_error"]["value"]
         axes.errorbar(
             curve["probability"],
             rate,
@@ -66,8 +75,7 @@ def _draw(axes: Axes, curves: Mapping[str, Any], systems: Mapping[str, Any], num
             elinewidth=0.6,
             marker="o",
             markersize=3,
-            label=printable(f"{name.replace('_', ' ')}, calibration error {error:.4f}"),
+            label=printable(label),
         )
     axes.set(xlim=(0, end), ylim=(0, end), xlabel="mean probability said", ylabel="share clicked", aspect="equal")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14))

@@ -32,6 +32,19 @@ _NUM_TIMED = 50
 
 
 @dataclass(frozen=True)
+class Tried:
+    """What one breadth of search was found to do."""
+
+    kind: str
+    parameters: dict[str, float]
+    recall_at_100_against_exact: float
+    """Over the queries that set the breadth."""
+    least_recall: float
+    """That less two standard errors: what is held against the target."""
+    speedup_over_exact: float
+
+
+@dataclass(frozen=True)
 class Measured:
     """What an index was found to do."""
 
@@ -44,6 +57,8 @@ class Measured:
     """Time of one exact query over time of one of these, one after the other on one thread."""
     reached: bool
     """Whether the target was reached without falling back to exact search."""
+    tried: tuple[Tried, ...] = ()
+    """Every setting that was measured, in order; the last is the one chosen if the target was reached."""
 
 
 def choose(vector_ND: np.ndarray, config: IndexConfig, query_QD: np.ndarray | None, seed: int) -> tuple[Kind, Measured]:
@@ -67,17 +82,20 @@ def choose(vector_ND: np.ndarray, config: IndexConfig, query_QD: np.ndarray | No
     exact = Flat.of(vector_ND)
     true_QK = Part(exact, None).search(sample_QD, MEASURED_AT, None, None)[0]
     kinds = ("ivf_pq", "hnsw") if config.kind == "auto" else (config.kind,)
+    half, exact_seconds, tried = (len(sample_QD) + 1) // 2, _seconds(exact, sample_QD), []
     for name in kinds:
         with threads(config.num_threads):
             kind = (IvfPq if name == "ivf_pq" else Hnsw).of(vector_ND, config, space)
-        half = (len(sample_QD) + 1) // 2
         for _ in _settings(kind):
             recall_Q = recall(kind, sample_QD[:half], true_QK[:half])
-            if recall_Q.mean() - _MARGIN * recall_Q.std() / np.sqrt(len(recall_Q)) >= config.recall_target:
+            least = float(recall_Q.mean() - _MARGIN * recall_Q.std() / np.sqrt(len(recall_Q)))
+            speedup = exact_seconds / _seconds(kind, sample_QD)
+            tried.append(Tried(name, dict(kind.parameters), float(recall_Q.mean()), least, speedup))
+            if least >= config.recall_target:
                 held_out = recall(kind, sample_QD[half:], true_QK[half:])
-                speedup = _seconds(exact, sample_QD) / _seconds(kind, sample_QD)
-                return kind, Measured(name, kind.parameters, float(held_out.mean()), len(held_out), speedup, True)
-    return exact, _exact_by_definition(reached=False)
+                found = float(held_out.mean())
+                return kind, Measured(name, kind.parameters, found, len(held_out), speedup, True, tuple(tried))
+    return exact, _exact_by_definition(reached=False, tried=tuple(tried))
 
 
 def recall(kind: Kind, query_QD: np.ndarray, true_QK: np.ndarray) -> np.ndarray:
@@ -129,5 +147,5 @@ def threads(number: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def _exact_by_definition(*, reached: bool) -> Measured:
-    return Measured("flat", {}, 1.0, 0, 1.0, reached)
+def _exact_by_definition(*, reached: bool, tried: tuple[Tried, ...] = ()) -> Measured:
+    return Measured("flat", {}, 1.0, 0, 1.0, reached, tried)

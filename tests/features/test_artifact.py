@@ -1,5 +1,7 @@
 import json
+import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +41,23 @@ def test_an_artifact_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert artifact.manifest["parts"]["weights"]["rows"] == 7
     assert artifact.manifest["seed"] == 3 and artifact.manifest["config"] == CONFIG
     assert artifact.manifest["versions"]["cascade"] and artifact.manifest["versions"]["nvtabular"]
+
+
+def test_a_manifest_has_the_peak_memory_of_its_stage_alone(tmp_path: Path) -> None:
+    size = 300 * 2**20
+    with mmap.mmap(-1, size) as before:
+        before[:] = b"1" * size
+    small = open_artifact(write(tmp_path / "a"), "train").manifest["peak_memory_bytes"]
+    with writing(tmp_path / "b", "train", CONFIG, 3, INPUTS), mmap.mmap(-1, size) as held:
+        held[:] = b"1" * size
+    large = open_artifact(tmp_path / "b", "train").manifest["peak_memory_bytes"]
+    assert large - small > 0.9 * size
+
+
+def test_a_manifest_names_the_commit_that_made_it(tmp_path: Path) -> None:
+    commit = open_artifact(write(tmp_path / "a"), "train").manifest["commit"]
+    is_checkout = (Path(__file__).resolve().parents[2] / ".git").exists()
+    assert bool(re.fullmatch(r"[0-9a-f]{40}(-dirty)?", commit or "")) == is_checkout
 
 
 def test_a_part_that_the_manifest_does_not_list_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipelines.__main__ import command_line, main
 STAGES = ("etl", "retrieval", "index", "ranking", "export")
 COMMANDS = (
     *("demo", "init", "run", *STAGES, "serve", "recommend", "embeddings", "similar"),
-    *("evaluate", "tune", "profile", "synth", "keys"),
+    *("evaluate", "tune", "report", "profile", "synth", "keys"),
 )
 
 
@@ -164,10 +164,11 @@ def test_the_parser_takes_options_in_full_only():
 def test_without_config_a_run_folder_keeps_the_configuration_it_was_made_with(tmp_path, monkeypatch):
     from argparse import Namespace
 
-    from pipelines import commands, stages
+    from pipelines import commands, report, stages
     from pipelines.config import load_config, save_config
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "write_run_report", lambda folder: folder / report.REPORT)
     made_with = load_config(None, ["--seed", "7", "--retrieval.max-epochs", "2"])
     save_config(made_with, Path("mine") / stages.CONFIG_FILE)
     ran = []

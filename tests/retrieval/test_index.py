@@ -88,6 +88,9 @@ def test_a_higher_target_is_met_by_a_broader_search(vectors, kind):
         chosen, measured = choose(vectors, IndexConfig(kind=kind, recall_target=target), users, 0)
         assert measured.reached and measured.recall_at_100_against_exact > target - 0.005
         assert measured.kind == kind and measured.parameters == chosen.parameters and measured.num_queries == 150
+        *failed, last = measured.tried
+        assert last.parameters == measured.parameters and last.speedup_over_exact == measured.speedup_over_exact
+        assert last.least_recall >= target > max((one.least_recall for one in failed), default=0.0)
         found[target] = max(measured.parameters.values()), measured.recall_at_100_against_exact
     assert found[0.95][1] > found[0.5][1] or found[0.95] == found[0.5]
 
@@ -105,6 +108,7 @@ def test_where_no_kind_reaches_the_target_the_search_is_exact_and_says_so(tmp_pa
     with caplog.at_level(logging.WARNING):
         run(config, retrieval_artifact(tmp_path, noise), 0, writer)
     assert writer.metrics["kind"] == "flat" and writer.metrics["reached"] is False
+    assert {one["kind"] for one in writer.metrics["tried"]} == {"ivf_pq"}
     assert "no index reached recall@100 1.000" in caplog.text
     assert load(tmp_path).kind.name == "flat"
 
