@@ -8,7 +8,7 @@ from pathlib import Path
 from pipelines.html_page import drawing, rendered
 from pipelines.replaced_file import replaced
 from pipelines.report.blocks import Section
-from pipelines.report.candidates_section import candidates_section
+from pipelines.report.candidates_section import candidates_section, sources_section
 from pipelines.report.clicks_section import calibration_section, clicks_section
 from pipelines.report.cohort_section import cohort_section
 from pipelines.report.configuration_section import configuration_section
@@ -31,6 +31,7 @@ _SECTIONS = (
     clicks_section,
     calibration_section,
     candidates_section,
+    sources_section,
     curves_section,
     data_section,
     index_section,

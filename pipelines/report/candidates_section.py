@@ -1,4 +1,4 @@
-"""The candidate stage alone: merged, and each of its sources."""
+"""The candidate stage alone: merged, and each of its sources, on the validation part and on the test users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ from pipelines.report.blocks import Section, Table
 from pipelines.report.figures import forest
 from pipelines.report.quality_section import system_name, system_table
 from pipelines.report.run_record import RunRecord
-from pipelines.shown_values import interval
+from pipelines.shown_values import decimal, interval
+
+
+def sources_section(run: RunRecord) -> Section | None:
+    """What training found of the sources; None if there is no retrieval stage yet."""
+    metrics = run.metrics("retrieval")
+    if not metrics.get("source_recall"):
+        return None
+    found, weights = metrics["source_recall"], metrics["source_weights"]
+    rows = [[name.replace("_", " "), decimal(found[name]), decimal(weights.get(name))] for name in found]
+    head = ["source", f"recall@{run.config.retrieval.recall_at}", "weight in the merge"]
+    caption = "What each source finds alone, and its weight in the merge"
+    return Section("Candidate sources on the validation part", [Table(caption, head, rows)])
 
 
 def candidates_section(run: RunRecord) -> Section | None:

@@ -75,6 +75,15 @@ def test_times_memory_and_hashes_are_those_of_the_manifests(evaluated, read_page
     assert rows[1][2] == "3.00 GiB" and "c0ffee" in page.text
 
 
+def test_the_sources_show_what_training_found(evaluated, read_page):
+    metrics = read(evaluated / "retrieval" / "manifest.json")["metrics"]
+    rows = read_page(write_run_report(evaluated)).rows("What each source finds alone, and its weight in the merge")
+    for name, recall in metrics["source_recall"].items():
+        weight = metrics["source_weights"].get(name)
+        shown_weight = "–" if weight is None else f"{weight:.4f}"
+        assert list(rows[name.replace("_", " ")].values()) == [f"{recall:.4f}", shown_weight]
+
+
 def test_the_configuration_shows_differences_first_and_then_every_key(evaluated, read_page):
     page = read_page(write_run_report(evaluated))
     rows = page.rows("What differs from the defaults")
