@@ -44,6 +44,7 @@ def run_demo(config: CascadeConfig, out: Path) -> None:
     cascade = sys.argv[0] if Path(sys.argv[0]).name == "cascade" else "cascade"  # .venv/bin need not be on the path
     print(f"           next: {cascade} serve   and beside it: {cascade} recommend --users {users[0]}")
     print(f"report     {write_run_report(out)}")
+    print(f"explore    {cascade} explore {out} --open")
 
 
 def _peak_bytes(stages: Mapping[str, Artifact]) -> int:

@@ -118,7 +118,8 @@ def test_the_demo_shows_every_stage_slates_from_triton_and_the_quality_beside_ba
     for words in ("(personal)", "(cold)", "(fallback)", "Cascade slate", "popularity", "ials", "ease"):
         assert words in demo.said
     assert "cascade serve" in demo.said and "recommend --users" in demo.said
-    assert demo.said.endswith("report     runs/demo/report.html\n")
+    report, explore = demo.said.splitlines()[-2:]
+    assert report == "report     runs/demo/report.html" and explore.endswith(" explore runs/demo --open")
     assert "Quality on the test users" in (demo.run / "report.html").read_text()
     assert (demo.folder / "runs" / "latest").read_text() == "runs/demo\n"
     assert not (demo.run / "serve" / "addresses.json").exists()
