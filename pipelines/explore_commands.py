@@ -23,7 +23,7 @@ def explore(options: Namespace) -> None:
 
     with _bound(options.host, options.port) as listening:
         explorers = [_explorer(options, run) for run in (run_folder(options, out_is_run=False), options.against) if run]
-        is_local = options.host in ("127.0.0.1", "localhost")
+        is_local = options.host in LOOPBACK
         app = app_of(explorers, LOOPBACK if is_local else ("*",))
         address = f"http://{options.host}:{listening.getsockname()[1]}/"
         print(

@@ -36,14 +36,19 @@ class CandidateStage:
     def names(self) -> list[str]:
         return [source.name for source in self.sources]
 
+    def num_asked(self, place: int, depth: int) -> int:
+        """Items that a source is asked for: its quota, or depth if that is more; none without a quota."""
+        quota = self.quotas[place]
+        return max(quota, depth) if quota else 0
+
     def propose(self, users: Users, depth: int) -> tuple[list[Proposals], list[str]]:
         """What each source proposes, at most its quota or depth if that is more; and the sources that failed.
 
         A source that fails proposes nothing, and the others go on.
         """
         proposals, failed = [], []
-        for source, quota in zip(self.sources, self.quotas, strict=True):
-            k = max(quota, depth) if quota else 0
+        for place, source in enumerate(self.sources):
+            k = self.num_asked(place, depth)
             try:
                 proposals.append(source.propose(users, k))
             except Exception:

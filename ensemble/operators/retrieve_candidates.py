@@ -92,8 +92,9 @@ class RetrieveCandidates(RequestOperator):
 
     def _proposed(self, place: int, groups: list[Group]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Rows of users, and item rows [A, Q] that one source proposes to them."""
-        source, quota = self.opened_stage.sources[place], self.opened_stage.quotas[place]
-        return [(rows, _asked(source, users, max(quota, depth))) for rows, depth, users in groups if quota]
+        stage = self.opened_stage
+        asked = ((rows, users, stage.num_asked(place, depth)) for rows, depth, users in groups)
+        return [(rows, _asked(stage.sources[place], users, k)) for rows, users, k in asked if k]
 
     def open(self, folder: Path) -> None:
         search_on_one_thread()
