@@ -18,7 +18,6 @@ COLUMNS = (
 )
 NOBODY_KNOWN = frozenset(("fallback", "degraded", "cached"))
 """Sources of replies to users of whom nothing was read: their features say nothing."""
-Lists = list[list[Any] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +35,14 @@ class LoggedRequests:
     """Feature -> [B] or [B, L] as the models read it; nan where the run did not come to it."""
     removed: Mapping[str, np.ndarray]
     """Filter -> [B] items kept from the user."""
-    proposals: Mapping[str, Lists]
-    """Candidate source -> of each request what it proposed; None where the run did not come to it."""
-    candidate_scores: Lists
+    num_proposed: Mapping[str, np.ndarray]
+    """Candidate source -> [B] items that it proposed; nan where the run did not come to it."""
+    proposed_share: Mapping[str, np.ndarray]
+    """Candidate source -> [B] share of the slate that it had proposed; nan where the run did not come to it."""
+    mean_score_B: np.ndarray
+    """The ranker's score, mean over the candidates; nan without any."""
+    top_score_B: np.ndarray
+    """The same of the best candidate."""
     slate_ids: list[list[str]]
     slate_scores: list[list[float]]
 
@@ -54,16 +58,19 @@ class LoggedRequests:
     def of(cls, table: pa.Table) -> LoggedRequests:
         """From the columns COLUMNS of one release's log, in the order of `received`."""
         table = table.combine_chunks()
-        lists = {name: table[name].to_pylist() for name in ("source", "user_id", "candidate_scores")}
+        num_proposed, proposed_share = _proposals(table["proposals"], table["slate_ids"])
+        mean_score_B, top_score_B = _mean_and_top(table["candidate_scores"])
         return cls(
             received_B=unix_seconds(table["received"]),
             as_of_B=unix_seconds(table["as_of"]),
-            user_id=lists["user_id"],
-            source=lists["source"],
+            user_id=table["user_id"].to_pylist(),
+            source=table["source"].to_pylist(),
             features={name: _squeezed(values) for name, values in _map_columns(table["features"]).items()},
             removed=_map_columns(table["removed"]),
-            proposals=_proposals(table["proposals"]),
-            candidate_scores=lists["candidate_scores"],
+            num_proposed=num_proposed,
+            proposed_share=proposed_share,
+            mean_score_B=mean_score_B,
+            top_score_B=top_score_B,
             slate_ids=table["slate_ids"].to_pylist(),
             slate_scores=table["slate_scores"].to_pylist(),
         )
@@ -106,8 +113,7 @@ def of_release(table: pa.Table, release: str) -> pa.Table:
 
 def _map_columns(column: pa.ChunkedArray) -> dict[str, np.ndarray]:
     """Name -> [B] or [B, L] float64 of a map column of numbers or lists of them; nan where a row is null or shorter."""
-    array = column.combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    array = _one_chunk(column)
     offsets = array.offsets.to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
     row = np.repeat(np.arange(len(array)), np.diff(offsets))
     keys, items = array.keys.dictionary_encode(), array.items  # pyright: ignore[reportAttributeAccessIssue]
@@ -130,11 +136,51 @@ def _squeezed(values_BL: np.ndarray) -> np.ndarray:
     return values_BL[:, 0] if values_BL.ndim == 2 and values_BL.shape[1] == 1 else values_BL
 
 
-def _proposals(column: pa.ChunkedArray) -> dict[str, Lists]:
-    rows = column.to_pylist()
-    names = dict.fromkeys(one["source"] for row in rows for one in row or ())
-    found: dict[str, Lists] = {name: [None] * len(rows) for name in names}
-    for place, row in enumerate(rows):
-        for one in row or ():
-            found[one["source"]][place] = one["item_ids"]
-    return found
+def _proposals(column: pa.ChunkedArray, slates: pa.ChunkedArray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Source -> [B] items proposed, and source -> [B] share of the slate that was among them."""
+    proposals, slate = _one_chunk(column), _one_chunk(slates)
+    row_P = _row_of_each(proposals)
+    proposed = proposals.flatten()
+    names, ids = proposed.field("source").dictionary_encode(), proposed.field("item_ids")
+    source_P, size_P = names.indices.to_numpy(), ids.value_lengths().to_numpy()
+    both = pa.chunked_array([slate.flatten(), ids.flatten()]).dictionary_encode().unify_dictionaries()
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in both.chunks]).astype(np.int64)
+    num_items, num_slots = int(codes.max(initial=0)) + 1, len(slate.flatten())
+    slot_row = _row_of_each(slate)
+    slot_key = slot_row * num_items + codes[:num_slots]
+    proposed_key = np.repeat(row_P, size_P) * num_items + codes[num_slots:]
+    proposed_source = np.repeat(source_P, size_P)
+    num_slots_B = np.bincount(slot_row, minlength=len(column))
+    num_proposed, share = {}, {}
+    for number, name in enumerate(names.dictionary.to_pylist()):
+        of_source = source_P == number
+        num_proposed[name] = np.full(len(column), np.nan)
+        num_proposed[name][row_P[of_source]] = size_P[of_source]
+        hit = np.isin(slot_key, proposed_key[proposed_source == number])
+        num_hits_B = np.bincount(slot_row[hit], minlength=len(column))
+        came_to_it_B = ~np.isnan(num_proposed[name]) & (num_slots_B > 0)
+        share[name] = np.where(came_to_it_B, num_hits_B / np.maximum(num_slots_B, 1), np.nan)
+    return num_proposed, share
+
+
+def _mean_and_top(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """[B] mean and maximum of lists of numbers; nan of an empty one."""
+    lists = _one_chunk(column)
+    row, value = _row_of_each(lists), lists.flatten().to_numpy().astype(np.float64)
+    is_number = np.isfinite(value)
+    row, value = row[is_number], value[is_number]
+    count_B = np.bincount(row, minlength=len(column))
+    top_B = np.full(len(column), -np.inf)
+    np.maximum.at(top_B, row, value)
+    sum_B = np.bincount(row, value, minlength=len(column))
+    return np.where(count_B, sum_B / np.maximum(count_B, 1), np.nan), np.where(count_B, top_B, np.nan)
+
+
+def _row_of_each(lists: pa.Array) -> np.ndarray:
+    """Of each element of the flattened lists the row that it stands in."""
+    return np.repeat(np.arange(len(lists)), lists.value_lengths().fill_null(0).to_numpy())
+
+
+def _one_chunk(column: pa.ChunkedArray) -> Any:
+    array = column.combine_chunks()
+    return array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
