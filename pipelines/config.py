@@ -24,6 +24,7 @@ from features.config import EtlConfig
 from features.errors import CascadeError
 from features.logs import DataConfig
 from pipelines.evaluate import EvaluationConfig
+from pipelines.monitor.config import MonitorConfig
 from ranking.config import RankingConfig
 from retrieval.config import IndexConfig, RetrievalConfig
 
@@ -52,6 +53,8 @@ class CascadeConfig:
     """Triton."""
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     """Evaluation."""
+    monitor: MonitorConfig = Field(default_factory=MonitorConfig)
+    """Monitoring."""
     seed: typing.Annotated[int, Field(ge=0, lt=2**31)] = 42
     """Seed of everything random."""
 

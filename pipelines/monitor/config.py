@@ -17,6 +17,8 @@ class MonitorConfig:
 
     window_hours: Annotated[float, Field(gt=0)] = 24.0
     """Requests of so many hours are judged; they end with the newest logged one, or at --until."""
+    trend_days: Annotated[float, Field(gt=0)] = 14.0
+    """Days of the log that are shown by day; those before the window say what clicks are to be expected."""
     min_requests: Annotated[int, Field(ge=2)] = 100
     """With fewer requests in the window nothing is judged, and the exit status is 4."""
     reference_days: Annotated[float, Field(gt=0)] = 28.0

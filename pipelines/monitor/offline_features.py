@@ -56,6 +56,11 @@ class OfflineFeatures:
         """Features that come from the users table."""
 
     @property
+    def num_items(self) -> int:
+        """Of the catalogue."""
+        return len(self._item_rows)
+
+    @property
     def names(self) -> list[str]:
         """The features that `at` gives, in the order of the schema, and LAST_TIMESTAMP."""
         return [*(column.name for column in self._columns), LAST_TIMESTAMP]

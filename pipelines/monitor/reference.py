@@ -3,9 +3,11 @@ and the replies of the run's own pipeline."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +15,13 @@ import pyarrow.parquet as pq
 
 from features.artifact import open_artifact
 from pipelines.monitor.config import MonitorConfig
-from pipelines.monitor.logged_requests import LoggedRequests
+from pipelines.monitor.logged_requests import COLUMNS, LoggedRequests
 from pipelines.monitor.offline_features import OfflineFeatures
-from pipelines.monitor.replies_as_log import LoggedPipeline
 from pipelines.replaced_file import replaced
+from pipelines.request_log_table import request_log_table
+
+if TYPE_CHECKING:
+    from pipelines.monitor.replies_as_log import LoggedPipeline
 
 SECONDS_PER_DAY = 86_400
 FILE = "reference.parquet"
@@ -69,19 +74,36 @@ def training_reference(
     )
 
 
+def logged_reference(folder: Path, training: Reference) -> Reference:
+    """A log of good days in place of the visits that the run was trained on; of any release.
+
+    Raises: RequestLogError if the folder holds none.
+    """
+    requests = LoggedRequests.of(request_log_table(folder, COLUMNS))
+    days = (requests.received_B.max() - requests.received_B.min()) / SECONDS_PER_DAY
+    return replace(
+        training,
+        requests=requests,
+        first_visits=0.0,
+        origin=f"{len(requests):,} logged requests of {days:.1f} days, {folder}",
+    )
+
+
 def _replies(
     run: Path, version: Path, asked: LoggedPipeline | None, user_ids: list[str], moment: np.ndarray, k: int
 ) -> pa.Table:
     """What the pipeline says to each user as of the export, read if it was asked the same before."""
-    from ensemble.pipeline import Pipeline
-
-    key = f"{open_artifact(run / 'export', 'export').content_hash} {k} {hash_of(user_ids, moment)}".encode()
+    key = f"{open_artifact(run / 'export', 'export').content_hash} {k} {_hash_of(user_ids, moment)}".encode()
     path = run / "monitor" / FILE
     if path.is_file():
         table = pq.read_table(path)
         if (table.schema.metadata or {}).get(b"cascade.reference") == key:
             return table
-    asked = asked or LoggedPipeline(Pipeline.load(version), version)
+    if asked is None:
+        from ensemble.pipeline import Pipeline
+        from pipelines.monitor.replies_as_log import LoggedPipeline
+
+        asked = LoggedPipeline(Pipeline.load(version), version)
     table = asked.ask(user_ids, moment.tolist(), k, seed=_SEED)
     path.parent.mkdir(exist_ok=True)
     with replaced(path) as new:
@@ -89,9 +111,7 @@ def _replies(
     return table
 
 
-def hash_of(user_ids: list[str], moment: np.ndarray) -> str:
-    import hashlib
-
+def _hash_of(user_ids: list[str], moment: np.ndarray) -> str:
     return hashlib.sha256("\n".join(user_ids).encode() + moment.astype("<i8").tobytes()).hexdigest()[:16]
 
 
