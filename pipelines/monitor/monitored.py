@@ -29,6 +29,7 @@ from pipelines.monitor.spike import item_spikes
 from pipelines.monitor.traffic import Traffic, traffic, traffic_findings
 
 SECONDS_PER_HOUR, SECONDS_PER_DAY = 3_600, 86_400
+_NEARLY_ALL = 0.9
 OK, FINDINGS, TOO_FEW = "ok", "findings", "too few requests"
 
 
@@ -179,7 +180,7 @@ def _skew_findings(skew: Skew, config: MonitorConfig) -> Iterator[Finding]:
                 f"{name} is not what the raw events give in {share:.1%} of {skew.num_compared:,} requests, e.g. of "
                 f"user {example['user_id']} {example['logged']} in place of {example['recomputed']}"
             )
-            yield Finding("skew", name, share, config.skew_share, text)
+            yield Finding(_kind_of(skew, name), name, share, config.skew_share, text)
     lag = skew.lag_seconds / SECONDS_PER_HOUR
     is_behind = lag > config.max_lag_hours
     if is_behind.mean() > config.behind_share:
@@ -188,6 +189,14 @@ def _skew_findings(skew: Skew, config: MonitorConfig) -> Iterator[Finding]:
             f"old; the oldest is {lag.max():.0f} hours old"
         )
         yield Finding("behind", "", float(is_behind.mean()), config.behind_share, text)
+
+
+def _kind_of(skew: Skew, name: str) -> Check:
+    """Where nearly all that differ were served as unseen, or as null, that is what is wrong with them."""
+    nearly_all = _NEARLY_ALL * skew.differing[name]
+    if skew.unseen.get(name, 0) > nearly_all:
+        return "unseen"
+    return "missing" if skew.missing.get(name, 0) > nearly_all else "skew"
 
 
 def _drift_findings(drift: Sequence[FeatureDrift], config: MonitorConfig) -> Iterator[Finding]:

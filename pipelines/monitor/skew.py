@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from features.schema import NULL, UNSEEN
 from pipelines.monitor.later_events import LaterEvent
 from pipelines.monitor.logged_requests import LoggedRequests
 from pipelines.monitor.offline_features import LAST_TIMESTAMP, OfflineFeatures
@@ -42,6 +43,10 @@ class Skew:
     """[num_compared] age of the oldest event that a request lacks; 0 for none."""
     differing: Mapping[str, int]
     """Feature -> requests in which it fits no state of the user; features without any are left out."""
+    unseen: Mapping[str, int]
+    """Feature -> those of them in which a category was served as one that the vocabulary does not have."""
+    missing: Mapping[str, int]
+    """Feature -> those of them in which it was served as null."""
     num_differing: int
     """Requests with at least one such feature."""
     examples: Mapping[str, Sequence[Mapping[str, object]]] = field(default_factory=dict)
@@ -87,12 +92,20 @@ def skew_of(requests: LoggedRequests, offline: OfflineFeatures, later: Sequence[
     fitting = np.all(list(fits.values()), axis=0) if names else np.ones(len(rows), bool)
     lag_R = np.where(fitting & (lag_R > DELIVERY_SECONDS), lag_R, 0)
     differing = {name: int((~fits[name]).sum()) for name in names if not fits[name].all()}
+    served = {name: requests.features[name][rows[~fits[name]]] for name in differing}
+    served = {name: values for name, values in served.items() if values.ndim == 1}
+    categories, empty_as = set(offline.categories), offline.without_attributes()
     return Skew(
         num_compared=len(rows),
         num_late=int(late.sum()),
         num_behind=int((lag_R > 0).sum()),
         lag_seconds=lag_R,
         differing=dict(sorted(differing.items(), key=lambda one: -one[1])),
+        unseen={name: int((values == UNSEEN).sum()) for name, values in served.items() if name in categories},
+        missing={
+            name: int(np.isclose(values, NULL if name in categories else empty_as.get(name, np.nan)).sum())
+            for name, values in served.items()
+        },
         num_differing=int((~fitting).sum()),
         examples={
             name: [
