@@ -23,7 +23,7 @@ def monitor(options: Namespace) -> int:
 
     Returns: the exit status.
     """
-    from pipelines.monitor.later_events import JOURNAL, read_later_events
+    from pipelines.monitor.later_events import JOURNAL, check_whole, read_later_events
     from pipelines.monitor.logged_requests import LoggedRequests
     from pipelines.monitor.monitored import document, failed_sources, monitored
     from pipelines.monitor.offline_features import OfflineFeatures
@@ -45,6 +45,8 @@ def monitor(options: Namespace) -> int:
     source = options.events or (journal if journal.is_file() else None)
     events = read_later_events(source, options.timestamp_unit) if source else []
     offline = OfflineFeatures(run, events, _users(options.users, run))
+    if source and source.suffix == ".db":
+        check_whole(source, offline.as_of)
     log = LoggedRequests.of(table)
     k = max(map(len, log.slate_ids), default=1) or 1
     reference = training_reference(run, version, None, offline, config.monitor, k)

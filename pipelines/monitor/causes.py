@@ -144,7 +144,7 @@ def _rules(attributes: Sequence[str]) -> list[_Rule]:
         _Rule(
             "missing_feature",
             ("missing",),
-            "the column is delivered empty for many users: look at the source of the users table",
+            "it is delivered empty: look at the source of the users table, or of the events (user_last_...)",
             feature,
         ),
         _Rule(

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from features.errors import CascadeError
 from pipelines.event_files import file_events
 
@@ -42,6 +44,19 @@ def read_later_events(path: Path, timestamp_unit: str = "s") -> list[LaterEvent]
         raise LaterEventsError(f"{path}: there is no such file; --events names what the users did since the release")
     found = _journal(path) if path.suffix == ".db" else (LaterEvent(*one) for one in file_events(path, timestamp_unit))
     return sorted(found, key=lambda one: (one.timestamp, one.user_id, one.item_id))
+
+
+def check_whole(journal: Path, as_of: int) -> None:
+    """Raises: LaterEventsError if a journal has forgotten events that a release of that moment does not know."""
+    connection = sqlite3.connect(f"file:{journal}?mode=ro", uri=True)
+    first, received = connection.execute("SELECT min(number), min(received) FROM events").fetchone()
+    connection.close()
+    if first is not None and first > 1 and received > as_of:
+        raise LaterEventsError(
+            f"{journal}: has forgotten what came before {np.datetime64(received, 's')} UTC (serving.events.keep_days), "
+            f"and the release knows the log only up to {np.datetime64(as_of, 's')}; give all events since with "
+            "--events, or refresh the run"
+        )
 
 
 def _journal(path: Path) -> Iterator[LaterEvent]:

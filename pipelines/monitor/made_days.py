@@ -6,6 +6,7 @@ requests are logged. A fault is put where it would arise: into the users' attrib
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from ensemble.operators.fetch_user_features import FetchUserFeatures
 from ensemble.pipeline import Pipeline
 from features.artifact import open_artifact
+from features.history import OWN_COLUMNS
 from features.live.event import Event
 from features.live.journal import Journal
 from features.live.target import ITEMS, STORE, Target
@@ -81,8 +83,13 @@ class MadeDays:
             .to_pylist()
             for name in ("user", "item")
         }
-        events = pq.read_table(etl.file("events.parquet"), columns=["user_row", "item_row", "timestamp"])
-        self._user_row, self._item_row, self._timestamp = (column.to_numpy() for column in events.columns)
+        events = pq.read_table(etl.file("events.parquet"))
+        self._user_row, self._item_row, self._timestamp = (
+            events[name].to_numpy() for name in ("user_row", "item_row", "timestamp")
+        )
+        self._values = {
+            name: events[name].cast(pa.string()).to_pylist() for name in events.column_names if name not in OWN_COLUMNS
+        }
         self.as_of: int = etl.metrics["as_of"]
         self.num_days = int((self._timestamp.max() - self.as_of) // SECONDS_PER_DAY)
 
@@ -122,10 +129,13 @@ class MadeDays:
     def _events(self, end: int) -> list[LaterEvent]:
         places = np.flatnonzero((self._timestamp >= self.as_of) & (self._timestamp < end))
         return [
-            LaterEvent(self._ids["user"][user], self._ids["item"][item], int(moment), {})
-            for user, item, moment in zip(
-                self._user_row[places], self._item_row[places], self._timestamp[places], strict=True
+            LaterEvent(
+                self._ids["user"][self._user_row[place]],
+                self._ids["item"][self._item_row[place]],
+                int(self._timestamp[place]),
+                {name: value for name, column in self._values.items() if (value := column[place]) is not None},
             )
+            for place in places
         ]
 
     def _visitors(self, begin: int, rng: np.random.Generator) -> list[str]:
@@ -157,7 +167,7 @@ class MadeDays:
         with Journal(folder / "events.db") as journal:
             journal.append(
                 [
-                    Event(str(place), event.user_id, event.item_id, event.timestamp, "{}", event.timestamp)
+                    Event(str(place), *event[:3], json.dumps(event.values), event.timestamp)
                     for place, event in enumerate(events)
                 ]
             )

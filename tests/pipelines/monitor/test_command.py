@@ -13,6 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ensemble.request_rows import SCHEMA
+from features.live.event import Event
+from features.live.journal import Journal
 from pipelines.__main__ import main
 from pipelines.monitor.made_days import Fault
 from pipelines.monitor.prometheus_file import METRICS
@@ -119,6 +121,23 @@ def test_users_as_they_are_now(run, tmp_path, capsys):
 def test_what_it_cannot_use_is_said_and_ends_with_1(run, tmp_path, capsys, words, said):
     assert monitor(run, tmp_path, *words) == 1
     assert said in capsys.readouterr().err
+
+
+def test_the_journal_beside_the_log_is_read_and_one_that_has_forgotten_is_refused(judged, tmp_path, capsys):
+    run = shutil.copytree(judged.days.run, tmp_path / "shop")
+    day = judged.good_day(3)
+    write_days(run / "serve" / "requests", [day.log])
+    events = [
+        Event(str(place), one.user_id, one.item_id, one.timestamp, "{}", one.timestamp)
+        for place, one in enumerate(day.events)
+    ]
+    with Journal(run / "serve" / "events.db") as journal:
+        journal.append(events)
+        assert main(["monitor", str(run)]) == 0
+        assert f"events: {run / 'serve' / 'events.db'}" in capsys.readouterr().out
+        journal.forget(events[5].timestamp)
+    assert main(["monitor", str(run)]) == 1
+    assert "has forgotten what came before" in capsys.readouterr().err
 
 
 def test_requests_of_another_release_are_told_from_its_own(run, judged, tmp_path, capsys):

@@ -33,7 +33,9 @@ def test_one_planted_feature_is_named_with_both_values(judged, feature):
     assert list(skew.differing) == [feature] and 0 < skew.differing[feature] == skew.num_differing < 200
     assert skew.num_behind == 0
     example = skew.examples[feature][0]
-    assert example["logged"] == pytest.approx(example["recomputed"] + 0.25, abs=1e-5)
+    logged, recomputed = example["logged"], example["recomputed"]
+    assert isinstance(logged, float) and isinstance(recomputed, float)
+    assert logged == pytest.approx(recomputed + 0.25, abs=1e-5)
 
 
 def test_a_store_that_is_behind_differs_in_nothing_and_the_lag_is_that_of_the_oldest_missing_event(judged):
