@@ -21,6 +21,8 @@ class MonitorConfig:
     """Days of the log that are shown by day; those before the window say what clicks are to be expected."""
     min_requests: Annotated[int, Field(ge=2)] = 100
     """With fewer requests in the window nothing is judged, and the exit status is 4."""
+    min_users: Annotated[int, Field(ge=2)] = 30
+    """The same for users."""
     reference_days: Annotated[float, Field(gt=0)] = 28.0
     """Days of the log before the features' moment whose visits are the reference."""
     reference_requests: Annotated[int, Field(ge=100)] = 2_000

@@ -50,6 +50,11 @@ class LoggedRequests:
         return len(self.user_id)
 
     @property
+    def num_users(self) -> int:
+        """Different users: their requests are alike, so it is their number that says what chance does."""
+        return len(set(self.user_id))
+
+    @property
     def is_known_B(self) -> np.ndarray:
         """Whether something was read of the user."""
         return np.array([source not in NOBODY_KNOWN for source in self.source], bool)

@@ -229,6 +229,8 @@ class _Served:
 
     def write(self, user_ids: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
         """Put other features into users' rows."""
+        if not user_ids:
+            return
         rows = stored_rows(self._folder / STORE)
         integer = {name: self._fetch.outputs[name][0] == np.int64 for name in values}
 

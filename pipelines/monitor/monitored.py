@@ -79,7 +79,7 @@ def monitored(
     begin = end - config.window_hours * SECONDS_PER_HOUR
     is_within = log.received_B >= begin
     window, earlier = log.taken(np.flatnonzero(is_within)), log.taken(np.flatnonzero(~is_within))
-    is_enough = len(window) >= config.min_requests
+    is_enough = len(window) >= config.min_requests and window.num_users >= config.min_users
     shown = {
         name: exposure(requests, reference.item_share, num_catalogue)
         for name, requests in (("window", window), ("earlier", earlier), ("reference", reference.requests))
@@ -142,7 +142,7 @@ def document(found: Monitored) -> dict[str, Any]:
                 "begin": _time(found.begin),
                 "end": _time(found.end),
                 "requests": len(found.window),
-                "users": len(set(found.window.user_id)),
+                "users": found.window.num_users,
             },
             "reference": {"origin": found.reference.origin, "requests": len(found.reference.requests)},
             "causes": [asdict(cause) for cause in found.causes],
@@ -164,7 +164,7 @@ def _join_findings(
     if len(offline.attributes) < 2:
         return
     before, now = (float(without_any_attribute(requests, offline).mean()) for requests in (reference.requests, window))
-    if share_grew(before, len(reference.requests), now, len(window), config.missing_share):
+    if share_grew(before, reference.requests.num_users, now, window.num_users, config.missing_share):
         text = f"{now:.1%} of the requests are for users without a single attribute, {before:.1%} in the reference"
         yield Finding("attributes_missing", "attributes", now - before, config.missing_share, text)
 

@@ -146,5 +146,5 @@ def _array(column: pa.ChunkedArray) -> np.ndarray:
     array = column.combine_chunks()
     array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
-        return array.flatten().to_numpy().astype(np.float64).reshape(len(array), -1)
+        return array.flatten().to_numpy().astype(np.float64).reshape(len(array), -1 if len(array) else 0)
     return array.to_numpy(zero_copy_only=False).astype(np.float64)

@@ -28,7 +28,7 @@ def _summary(found: Monitored) -> Section:
     facts = Facts(
         [
             ("window", f"{_time(found.begin)} to {_time(found.end)} UTC"),
-            ("requests", f"{count(len(window))} of {count(len(set(window.user_id)))} users"),
+            ("requests", f"{count(len(window))} of {count(window.num_users)} users"),
             ("reference", found.reference.origin),
             ("status", found.status),
         ]

@@ -12,6 +12,8 @@ from features.drift import population_stability_index
 
 NUM_BINS = 10
 """Of a number, with as many values of the reference in each; of a category so many frequent ones and all others."""
+STANDARD_ERRORS = 4.0
+"""Within which two shares or means of users are alike."""
 CHANCE = 1e-3
 """A Kolmogorov-Smirnov statistic that chance alone reaches more often is no shift."""
 
@@ -99,13 +101,26 @@ def _psi(reference: np.ndarray, window: np.ndarray, sizes: tuple[int, int]) -> t
     return population_stability_index(scaled[0].tolist(), scaled[1].tolist())
 
 
-def share_grew(before: float, num_before: int, now: float, num_now: int, by: float, errors: float = 4.0) -> bool:
-    """Whether a share grew by more than a threshold and by more than so many standard errors.
+def means_differ(reference: Sample, window: Sample) -> bool:
+    """Whether the means of users are further apart than STANDARD_ERRORS; False with less than two users."""
+    sides = []
+    for sample in (reference, window):
+        known = sample.where(np.isfinite(sample.values))
+        of_user = np.unique(known.user, return_inverse=True)[1]
+        sides.append(np.bincount(of_user, known.values) / np.maximum(np.bincount(of_user), 1) if len(of_user) else [])
+    if min(map(len, sides)) < 2:
+        return False
+    error = math.sqrt(sum(float(np.var(means, ddof=1)) / len(means) for means in sides))
+    return abs(float(np.mean(sides[0]) - np.mean(sides[1]))) > STANDARD_ERRORS * error
+
+
+def share_grew(before: float, num_before: int, now: float, num_now: int, by: float) -> bool:
+    """Whether a share grew by more than a threshold and by more than STANDARD_ERRORS, of so many users.
 
     A share of 0 or 1 is taken for one with half a case, so that its error is not 0.
     """
     if not num_before or not num_now or now - before <= by:
         return False
-    return now - before > errors * math.sqrt(
+    return now - before > STANDARD_ERRORS * math.sqrt(
         sum(max(share * (1 - share), 0.5 / size) / size for share, size in ((before, num_before), (now, num_now)))
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,9 @@ from pipelines.monitor.config import MonitorConfig
 from pipelines.monitor.findings import Finding
 from pipelines.monitor.logged_requests import LoggedRequests
 from pipelines.monitor.reference import Reference
-from pipelines.monitor.shift import Sample, Shift, number_shift, share_grew
+from pipelines.monitor.shift import Sample, Shift, means_differ, number_shift, share_grew
 
 # B requests
-_STANDARD_ERRORS = 4.0
 _UNKNOWN, _DEGRADED = ("fallback",), ("degraded", "cached")
 
 
@@ -57,7 +56,7 @@ def traffic(reference: LoggedRequests, window: LoggedRequests, num_failed_B: np.
         sources={
             name: SourceUse(
                 _pair(_mean(side.proposed_share.get(name)) for side in sides),
-                _pair(_silent(side.num_proposed.get(name)) for side in sides),
+                _pair(_mean(_is_silent(side).get(name)) for side in sides),
             )
             for name in dict.fromkeys([*reference.num_proposed, *window.num_proposed])
         },
@@ -83,7 +82,7 @@ def traffic_findings(
     """What is beyond the thresholds. The candidates' mean is shown only: nobody sees the candidates."""
     before, now = (sum(_share(found.replies, name)[side] for name in _UNKNOWN) for side in (0, 1))
     expected = max(before, reference.first_visits)
-    sizes = len(reference.requests), len(window)
+    sizes = reference.requests.num_users, window.num_users
     if share_grew(expected, sizes[0], now, sizes[1], config.unknown_users):
         yield Finding(
             "unknown_users",
@@ -102,19 +101,18 @@ def traffic_findings(
             f"{degraded:.1%} of the requests were answered without the store, or from an earlier slate",
         )
     for name, use in found.sources.items():
-        for what, (old, new) in (
-            ("share of the slates", use.slate_share),
-            ("share of empty proposals", use.silent_share),
+        for what, (old, new), values in (
+            ("share of the slates", use.slate_share, lambda side: side.proposed_share),
+            ("share of empty proposals", use.silent_share, _is_silent),
         ):
-            if abs(new - old) > config.source_share:
-                yield Finding(
-                    "source", name, abs(new - old), config.source_share, f"{what} of {name}: {old:.1%}, now {new:.1%}"
-                )
+            if abs(new - old) > config.source_share and _differs(reference.requests, window, values, name):
+                text = f"{what} of {name}: {old:.1%}, now {new:.1%}"
+                yield Finding("source", name, abs(new - old), config.source_share, text)
     for name, (old, new) in found.removed.items():
-        ratio = (new + 1) / (old + 1)
-        if max(ratio, 1 / ratio) > config.removed_ratio and _differs(reference.requests, window, name):
+        ratio = max((new + 1) / (old + 1), (old + 1) / (new + 1))
+        if ratio > config.removed_ratio and _differs(reference.requests, window, lambda side: side.removed, name):
             text = f"the filter {name} keeps {new:.1f} items from a user, {old:.1f} in the reference"
-            yield Finding("filter", name, max(ratio, 1 / ratio), config.removed_ratio, text)
+            yield Finding("filter", name, ratio, config.removed_ratio, text)
     for name in ("best candidate", "slate, mean"):
         shift = found.scores[name]
         if shift and shift.exceeds(config.psi, config.ks):
@@ -136,18 +134,24 @@ def _mean(values_B: np.ndarray | None) -> float:
     return float(np.nanmean(values_B)) if values_B is not None and not np.isnan(values_B).all() else 0.0
 
 
-def _silent(num_B: np.ndarray | None) -> float:
-    return 0.0 if num_B is None else _mean(np.where(np.isnan(num_B), np.nan, num_B == 0))
+def _is_silent(requests: LoggedRequests) -> dict[str, np.ndarray]:
+    """Source -> [B] 1 where it proposed nothing; nan where the run did not come to it."""
+    return {name: np.where(np.isnan(number), np.nan, number == 0) for name, number in requests.num_proposed.items()}
 
 
-def _differs(reference: LoggedRequests, window: LoggedRequests, name: str) -> bool:
-    sides = [
-        values[~np.isnan(values)] for side in (reference, window) if (values := side.removed.get(name)) is not None
+def _differs(
+    reference: LoggedRequests,
+    window: LoggedRequests,
+    values_of: Callable[[LoggedRequests], Mapping[str, np.ndarray]],
+    name: str,
+) -> bool:
+    """Whether a value differs by more than chance; one that only one of the two has, does."""
+    samples = [
+        Sample(values, np.array(side.user_id, object))
+        for side in (reference, window)
+        if (values := values_of(side).get(name)) is not None
     ]
-    if len(sides) < 2 or min(map(len, sides)) < 2:
-        return len(sides) > 0
-    error = math.sqrt(sum(float(values.var(ddof=1)) / len(values) for values in sides))
-    return abs(float(sides[0].mean() - sides[1].mean())) > _STANDARD_ERRORS * error
+    return len(samples) == 1 or means_differ(*samples)
 
 
 def _share(shares: Mapping[str, tuple[float, float]], name: str) -> tuple[float, float]:

@@ -79,6 +79,11 @@ def test_users_as_they_are_now_take_the_place_of_the_raw_table(small_run):
     assert found[1] > found[0] and raw["age"][0].as_py() < 50
 
 
+def test_nobody_has_no_features(small_run):
+    found = OfflineFeatures(small_run).at([], np.zeros(0, np.int64))
+    assert found["user_age"].shape == (0,) and len(found["history"]) == 0
+
+
 def test_a_missing_file_of_events_is_named(tmp_path):
     with pytest.raises(LaterEventsError, match="there is no such file; --events names what the users did"):
         read_later_events(tmp_path / "none.csv")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from pipelines.monitor.shift import Sample, category_shift, number_shift, share_grew
+from pipelines.monitor.shift import Sample, category_shift, means_differ, number_shift, share_grew
 
 
 def sample(values, users=None) -> Sample:
@@ -59,6 +59,15 @@ def test_values_of_one_user_count_once_when_it_is_asked_what_chance_does():
     grouped = number_shift(reference, sample(of_user[user], user))
     assert alone is not None and grouped is not None and alone.psi > 0.1
     assert alone.exceeds(0.1, 0.1) and not grouped.exceeds(0.1, 0.1)
+
+
+def test_means_differ_by_users_and_not_by_requests():
+    rng = np.random.default_rng(1)
+    few, many = np.repeat(np.arange(4), 100), np.arange(400)
+    reference, moved = sample(rng.normal(size=400)), rng.normal(1.0, 1.0, size=400)
+    assert means_differ(reference, sample(moved, many))
+    assert not means_differ(reference, sample(np.repeat([0.9, 0.1, 0.4, -0.2], 100), few))
+    assert not means_differ(reference, sample(moved, np.zeros(400))), "one user"
 
 
 def test_nothing_to_compare_is_no_shift():
