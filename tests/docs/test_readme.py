@@ -13,8 +13,13 @@ from pipelines.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PACKAGES = ("pipelines", "ensemble", "retrieval", "ranking", "features")
+
+
+def page_name(page: Path) -> str:
+    """As it is named from the repository's root."""
+    return str(page.relative_to(ROOT))
 
 
 def blocks(text: str, *languages: str) -> list[str]:
@@ -68,7 +73,7 @@ def test_the_operators_of_the_readme_are_those_of_the_request_path():
     assert shown == links, "the table has the order of the graph"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_command_in_the_docs_is_one(page):
     lines = [line for block in blocks(page.read_text(), "", "sh") for line in block.splitlines()]
     for line in lines:
@@ -81,7 +86,7 @@ def test_every_command_in_the_docs_is_one(page):
             assert not words[1:] or re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_link_in_the_docs_leads_to_a_file(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if "://" not in target:
@@ -94,7 +99,7 @@ def test_the_configuration_in_the_readme_is_valid(tmp_path):
         load_config(tmp_path / f"{number}.toml")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_key_named_in_the_docs_is_one(page):
     from pipelines.config import keys_of
 
@@ -107,7 +112,7 @@ def test_every_key_named_in_the_docs_is_one(page):
     assert not [key for key in unknown if not any(name.startswith(f"{key}.") for name in known)], unknown
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "LOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "LOG.md"], ids=page_name)
 def test_python_in_the_docs_is_python(page):
     for block in blocks(page.read_text(), "python"):
         compile(block, str(page), "exec")

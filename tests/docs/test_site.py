@@ -1,0 +1,96 @@
+"""The site: its navigation holds every page, its pictures are what the text says, and it is built without a warning."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+
+
+def module(name: str) -> ModuleType:
+    """One of docs/site."""
+    spec = importlib.util.spec_from_file_location(f"site_{name}", DOCS / "site" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+flowchart, navigation, docstrings = module("flowchart"), module("navigation"), module("docstrings")
+
+
+def test_every_page_is_in_the_navigation_once():
+    targets = [target for _, links in navigation.parts((DOCS / "index.md").read_text()) for _, target in links]
+    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md") if page.parent.name != "site"]
+    assert sorted(targets) == sorted(
+        [page for page in pages if page != "index.md"] + ["../README.md", "../CONTRIBUTING.md"]
+    )
+
+
+def test_a_flowchart_has_its_boxes_and_arrows():
+    chart = flowchart.parsed('flowchart LR\n  a["one<br/>two"] --> b --> c\n  a --> c')
+    assert chart.lines == {"a": ["one", "two"], "b": ["b"], "c": ["c"]}
+    assert chart.arrows == [("a", "b"), ("b", "c"), ("a", "c")]
+    layer, paths = flowchart.layers(chart)
+    assert [sorted(names) for names in layer] == [["a"], ["a>c@1", "b"], ["c"]]
+    assert paths[2] == ["a", "a>c@1", "c"]
+    drawn = flowchart.svg("flowchart LR\n  a --> b")
+    assert drawn.count("<rect") == 2 and drawn.count('class="head"') == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sequenceDiagram\n a->>b: c", "must begin with"),
+        ("flowchart LR\n a -->|yes| b", "cannot draw"),
+        ("flowchart LR\n a --> b --> a", "circle"),
+    ],
+)
+def test_a_picture_that_would_be_drawn_wrongly_is_an_error(text, message):
+    with pytest.raises(ValueError, match=message):
+        flowchart.svg(text)
+
+
+def test_returns_on_one_line_becomes_a_section():
+    lines = ["What it does.", "", "Returns: a number,", "or none.", "Raises: ValueError if it is late.", "", "More."]
+    assert docstrings.as_sections(lines) == [
+        *["What it does.", "", "", "Returns:", "    a number,", "    or none."],
+        *["", "Raises:", "    ValueError: if it is late.", "", "More."],
+    ]
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-c",
+        "docs/site",
+        "docs",
+        str(tmp_path / "site"),
+    ]
+    built = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert tmp_path / "site" / "index.html" in pages
+    for page in pages:
+        loaded = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=\"([^\"]+)\"", page.read_text())
+        assert not [one for one in loaded if one.startswith(("http:", "https:", "//"))], page.name
+    for sheet in (tmp_path / "site").rglob("*.css"):
+        assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", sheet.read_text()), sheet.name
