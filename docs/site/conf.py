@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 os.environ["DASK_DATAFRAME__QUERY_PLANNING"] = "False"  # Merlin needs the legacy dataframe, and autodoc imports it
+warnings.filterwarnings("ignore", module="merlin|importlib")  # of libraries, as autodoc imports them
 
 project = "Cascade"
 html_title = "Cascade"
@@ -26,7 +28,6 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_display_short_literal_types = True
 python_maximum_signature_line_length = 80
-napoleon_custom_sections = [("Source", "returns_style"), ("Errors", "returns_style")]
 add_module_names = False
 
 html_theme = "furo"

@@ -1,4 +1,7 @@
-"""Docstrings as napoleon and reStructuredText read them: `Returns: text` on one line becomes a section."""
+"""Docstrings as Sphinx reads them: what stands behind `Returns:`, `Raises:` and `Source:`, and `code` in backticks.
+
+`Args:` is left to napoleon, which takes the others, and every attribute with a colon, for a type and its description.
+"""
 
 from __future__ import annotations
 
@@ -6,39 +9,44 @@ import re
 
 from sphinx.application import Sphinx
 
-_SECTION = re.compile(r"^(Returns|Yields|Raises|Source|Errors): (?=\S)")
-_BEFORE_NAPOLEON = 400
+_SECTION = re.compile(r"^(Returns|Yields|Raises|Source|Errors):(?= |$)")
+_CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+_BEFORE_NAPOLEON, _AFTER_NAPOLEON = 400, 600
+_ATTRIBUTES = ("attribute", "property", "data")
 
 
-def as_sections(lines: list[str]) -> list[str]:
-    """The same docstring, with what follows `Returns:` and its like, to the end of the paragraph, indented below it."""
+def readable(lines: list[str]) -> list[str]:
+    """The same docstring as reStructuredText."""
     made: list[str] = []
     inside = False
     for line in lines:
-        if found := _SECTION.match(line):
-            inside = True
-            made += ["", f"{found[1]}:", f"    {_error(found[1], line[found.end() :])}"]
-        elif inside and line.strip() and not line.endswith(":"):
-            made.append(f"    {line}")
+        found = _SECTION.match(line)
+        inside = bool(found) or (inside and bool(line.strip()))
+        if found:
+            made += ["", f"**{found[1]}:**{line[found.end() :]}"]
         else:
-            inside = False
-            made.append(line)
-    return made
+            made.append(line.lstrip() if inside else line)
+    return [re.sub(r"(?<=\w)_(?=\W|$)", r"\_", _CODE.sub(r"``\1``", line)) for line in made]
 
 
-def _error(section: str, text: str) -> str:
-    """`ValueError if ...` as napoleon wants it: `ValueError: if ...`."""
-    return re.sub(r"^(\w+) (?=if |where )", r"\1: ", text) if section == "Raises" else text
+class _Attributes:
+    """Keeps their docstrings from napoleon."""
 
+    def __init__(self) -> None:
+        self._lines: dict[str, list[str]] = {}
 
-def _process(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    lines[:] = [
-        re.sub(r"(?<=\w)_(?=\W|$)", r"\_", re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line))
-        for line in as_sections(lines)
-    ]
+    def before(self, app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+        lines[:] = self._lines[name] = readable(lines)
+
+    def after(self, app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+        kept = self._lines.pop(name, lines)
+        if what in _ATTRIBUTES:
+            lines[:] = kept
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx calls this."""
-    app.connect("autodoc-process-docstring", _process, priority=_BEFORE_NAPOLEON)
+    attributes = _Attributes()
+    app.connect("autodoc-process-docstring", attributes.before, priority=_BEFORE_NAPOLEON)
+    app.connect("autodoc-process-docstring", attributes.after, priority=_AFTER_NAPOLEON)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -39,6 +39,7 @@ def _read(app: Sphinx, page: str, source: list[str]) -> None:
     [text] = source
     for file in [file for file, shown in OUTSIDE.items() if shown == page]:
         text = _FROM_OUTSIDE.sub("](/", (ROOT / file).read_text()).replace("[Apache 2.0](LICENSE)", "Apache 2.0")
+        text = re.sub(r"\A# Cascade\n", "# README\n", text)
         app.env.note_dependency(str(ROOT / file))
     if page == "index":
         text += "".join(_toctree(heading, links) for heading, links in parts(text))

@@ -61,11 +61,19 @@ def test_a_picture_that_would_be_drawn_wrongly_is_an_error(text, message):
         flowchart.svg(text)
 
 
-def test_returns_on_one_line_becomes_a_section():
-    lines = ["What it does.", "", "Returns: a number,", "or none.", "Raises: ValueError if it is late.", "", "More."]
-    assert docstrings.as_sections(lines) == [
-        *["What it does.", "", "", "Returns:", "    a number,", "    or none."],
-        *["", "Raises:", "    ValueError: if it is late.", "", "More."],
+def test_a_docstring_is_read_as_it_is_meant():
+    lines = [
+        "Look at `here`.",
+        "",
+        "Args:",
+        "    max_: most.",
+        "Returns: a number,",
+        "    or none.",
+        "Raises: ValueError.",
+    ]
+    assert docstrings.readable(lines) == [
+        *["Look at ``here``.", "", "Args:", r"    max\_: most.", "", "**Returns:** a number,", "or none."],
+        *["", "**Raises:** ValueError."],
     ]
 
 
