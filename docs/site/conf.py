@@ -16,7 +16,11 @@ project = "Cascade"
 html_title = "Cascade"
 root_doc = "index"
 exclude_patterns = []
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "navigation", "flowchart", "docstrings"]
+extensions = ["myst_parser", "navigation", "flowchart"]
+if tags.has("without_python"):  # noqa: F821  (Sphinx's) importing what python.md shows takes most of the time
+    extensions.append("left_out")
+else:
+    extensions += ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings"]
 
 # Markdown as GitHub reads it: headings have anchors, and ```sh is a block of code.
 myst_heading_anchors = 4

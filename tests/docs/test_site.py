@@ -77,8 +77,8 @@ def test_a_docstring_is_read_as_it_is_meant():
     ]
 
 
-@pytest.mark.slow
-def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path):
+def built(folder: Path, *options: str) -> list[Path]:
+    """The pages of the site."""
     command = [
         sys.executable,
         "-m",
@@ -88,17 +88,30 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path):
         "-q",
         "-c",
         "docs/site",
+        *options,
         "docs",
-        str(tmp_path / "site"),
+        str(folder),
     ]
-    built = subprocess.run(
+    done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
-    assert built.returncode == 0, built.stderr
-    pages = list((tmp_path / "site").rglob("*.html"))
-    assert tmp_path / "site" / "index.html" in pages
+    assert done.returncode == 0, done.stderr
+    return list(folder.rglob("*.html"))
+
+
+def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path):
+    pages = built(tmp_path, "-t", "without_python")
+    assert tmp_path / "index.html" in pages
     for page in pages:
         loaded = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=\"([^\"]+)\"", page.read_text())
         assert not [one for one in loaded if one.startswith(("http:", "https:", "//"))], page.name
-    for sheet in (tmp_path / "site").rglob("*.css"):
+        assert "```mermaid" not in page.read_text() and "flowchart LR" not in page.read_text(), page.name
+    for sheet in tmp_path.rglob("*.css"):
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", sheet.read_text()), sheet.name
+
+
+@pytest.mark.slow
+def test_the_page_on_python_has_the_docstrings_and_no_warning(tmp_path):
+    built(tmp_path)
+    page = (tmp_path / "python.html").read_text()
+    assert "RecommendClient" in page and "host:port, without a scheme." in page
