@@ -138,8 +138,10 @@ bench: $(INSTALLED) ## the benchmarks, one JSON line a measurement; ONLY=etl run
 
 install: $(INSTALLED) ## the environment in .venv, with the command .venv/bin/cascade
 
-docs: $(INSTALLED) ## write again the parts of the docs that are made from the code
-	.venv/bin/python docs/generate.py
+docs: $(INSTALLED) ## the site of the docs, in build/docs; first the pages that are made from the code
+	@.venv/bin/python docs/generate.py
+	.venv/bin/sphinx-build -W --keep-going -q -c docs/site docs build/docs
+	echo "the site: $(CURDIR)/build/docs/index.html"
 
 # Stripped from the lock: torch's local version and its CUDA packages, so that a CPU build serves as well as a CUDA one.
 CUDA_LIBRARIES := cublas|cuda|cudnn|cufft|cufile|curand|cusolver|cusparse|nccl|nvjitlink|nvshmem|nvtx

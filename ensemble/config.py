@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from ensemble.cache_config import CacheConfig
@@ -60,3 +62,11 @@ class ServingConfig:
     """How long a reply and its parts may take."""
     cache: CacheConfig = Field(default_factory=CacheConfig)
     """What stands in for parts that are down."""
+
+
+def told_to_models(config: ServingConfig) -> str:
+    """As JSON, for model processes, whose folder is another: a relative stock file counts from this process's."""
+    if stock := config.filters.stock.file:
+        filters = replace(config.filters, stock=replace(config.filters.stock, file=str(Path(stock).absolute())))
+        config = replace(config, filters=filters)
+    return TypeAdapter(ServingConfig).dump_json(config).decode()

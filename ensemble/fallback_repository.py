@@ -7,10 +7,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 import ensemble.fallback_model
-from ensemble.config import ServingConfig
+from ensemble.config import ServingConfig, told_to_models
 from ensemble.item_filters import ATTRIBUTES
 from ensemble.last_resort import ITEMS
 from ensemble.rollout_state import MODELS, live_version_folders
@@ -73,5 +71,5 @@ def _write_model(folder: Path, name: str, catalogue: Path, exported_config: Path
     model_config = text_format.Parse(exported_config.read_text(), model_config_pb2.ModelConfig())
     model_config.name = name
     model_config.instance_group[0].count = 1
-    model_config.parameters[SETTINGS].string_value = TypeAdapter(ServingConfig).dump_json(config).decode()
+    model_config.parameters[SETTINGS].string_value = told_to_models(config)
     (folder / _MODEL_CONFIG).write_text(text_format.MessageToString(model_config))

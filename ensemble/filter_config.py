@@ -13,7 +13,8 @@ class StockConfig:
     """A table of what can be had, read again whenever it changes."""
 
     file: str = ""
-    """CSV or Parquet file with an item id and its availability in each row; empty for none."""
+    """CSV or Parquet file with an item id and its availability in each row; empty for none. A relative path counts from
+    the folder in which the server, or what reads the run in process, is started."""
     item_id: Annotated[str, Field(min_length=1)] = "item_id"
     """Column of the item ids."""
     available: Annotated[str, Field(min_length=1)] = "available"

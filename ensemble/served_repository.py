@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from ensemble import router_model
-from ensemble.config import ServingConfig
+from ensemble.config import ServingConfig, told_to_models
 from ensemble.events_repository import JOURNAL_FILE
 from ensemble.release import IDENTITY, MODEL_CONFIG, SEAL, Release
 from ensemble.rollout_state import MIDDLE, MODELS, RELEASES, Live, RolloutError, version_of
@@ -213,7 +213,7 @@ class ServedRepository:
         exported = (self.release_folder(of) / MODEL_CONFIG).read_text()
         config = text_format.Parse(exported, model_config_pb2.ModelConfig())
         config.version_policy.specific.versions[:] = sorted(versions)
-        settings = TypeAdapter(ServingConfig).dump_json(self.config).decode()
+        settings = told_to_models(self.config)
         config.parameters[SETTINGS].string_value = settings
         return config
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines.html_page import drawing, rendered
 from pipelines.replaced_file import replaced
-from pipelines.report.blocks import Section
+from pipelines.report.blocks import Section, Warnings
 from pipelines.report.candidates_section import candidates_section, sources_section
 from pipelines.report.clicks_section import calibration_section, clicks_section
 from pipelines.report.cohort_section import cohort_section
@@ -24,7 +24,8 @@ from pipelines.report.versions_section import versions_section
 __all__ = ["REPORT", "ReportError", "write_run_report"]
 
 REPORT = "report.html"
-_SECTIONS = (
+_Make = Callable[[RunRecord], Section | None]
+_SECTIONS: tuple[_Make, ...] = (
     summary_section,
     quality_section,
     cohort_section,
@@ -40,6 +41,14 @@ _SECTIONS = (
     versions_section,
 )
 """In the order of the page; one that has nothing to say gives None."""
+_MEASURED: dict[_Make, tuple[str, str]] = {
+    quality_section: ("Quality on the test users", ""),
+    cohort_section: ("Quality by cohort", ""),
+    clicks_section: ("Quality on the test impressions", ""),
+    calibration_section: ("Calibration", ""),
+    candidates_section: ("Candidates and their sources", " --stage candidates"),
+}
+"""Section that reads a measurement to its title, and the option of `cascade evaluate` that makes it."""
 
 
 def write_run_report(folder: Path) -> Path:
@@ -50,7 +59,7 @@ def write_run_report(folder: Path) -> Path:
     """
     run = RunRecord.read(folder)
     with drawing():
-        sections = [section for make in _SECTIONS if (section := make(run)) is not None]
+        sections = [section for make in _SECTIONS if (section := _made(make, run)) is not None]
     page = folder / REPORT
     write_page(page, f"Run {run.name}", sections)
     return page
@@ -60,3 +69,17 @@ def write_page(page: Path, title: str, sections: Sequence[Section]) -> None:
     """Write sections as a page that stands alone."""
     with replaced(page) as building:
         building.write_text(rendered("report/page.html.j2", {}, title=title, sections=sections), encoding="utf-8")
+
+
+def _made(make: _Make, run: RunRecord) -> Section | None:
+    """The section, or where a measurement is older than it, a line that says so."""
+    try:
+        return make(run)
+    except KeyError as error:
+        if make not in _MEASURED:
+            raise
+        title, option = _MEASURED[make]
+        text = (
+            f"the measurement has no {error}: it is older than this part of the page; `cascade evaluate{option}` again"
+        )
+        return Section(title, [Warnings([text])])

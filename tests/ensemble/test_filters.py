@@ -1,5 +1,6 @@
 """The filters together: k items come back whenever k allowed ones exist, and nothing else does."""
 
+import json
 import os
 import time
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ensemble.config import ServingConfig
+from ensemble.config import ServingConfig, told_to_models
 from ensemble.filter_config import FilterConfig, StockConfig
 from ensemble.item_filters import ItemFilters
 from ensemble.item_rules import RuleError
@@ -173,3 +174,12 @@ def test_a_stock_table_that_cannot_be_used_stops_the_start(tmp_path, text, said)
 def test_a_wrong_rule_stops_the_start_and_is_named():
     with pytest.raises(RuleError, match=r"serving.filters.rules.cheap: .*pric"):
         ItemFilters(FilterConfig(rules={"cheap": "pric < 3"}), ATTRIBUTES)
+
+
+def test_model_processes_are_told_where_a_relative_stock_file_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = {
+        file: ServingConfig(filters=FilterConfig(stock=StockConfig(file=file))) for file in ("", "stock.csv", "/a.csv")
+    }
+    files = {file: json.loads(told_to_models(one))["filters"]["stock"]["file"] for file, one in told.items()}
+    assert files == {"": "", "stock.csv": str(tmp_path / "stock.csv"), "/a.csv": "/a.csv"}

@@ -129,8 +129,19 @@ def test_equal_runs_give_equal_bytes_wherever_they_stand(evaluated, tmp_path):
 def test_a_run_without_evaluation_says_which_command_measures_it(small_run, tmp_path, read_page):
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     page = read_page(write_run_report(run))
-    assert "`cascade evaluate --run RUN`" in page.text
+    assert "cascade evaluate --run RUN" in page.text and "`" not in page.text
     assert "Quality on the test users" not in page.text and "Learning curves" in page.text
+
+
+@pytest.mark.parametrize(
+    ("key", "title"),
+    [("cohorts", "Quality by cohort"), ("served", "Quality on the test users")],
+)
+def test_an_evaluation_older_than_a_section_says_so_in_its_place(evaluated, read_page, key, title):
+    change(evaluated / "evaluation.json", lambda one: one.pop(key))
+    page = read_page(write_run_report(evaluated))
+    assert title in page.text and f"has no '{key}'" in page.text and "cascade evaluate again" in page.text
+    assert "Learning curves" in page.text
 
 
 def test_a_run_that_stopped_after_its_first_stage_has_a_page(small_run, tmp_path, read_page):
