@@ -47,6 +47,7 @@ def test_and_back_again(made, live, tmp_path):
     assert content_hashes(run) == content_hashes(made.run)
 
 
+@pytest.mark.slow
 def test_with_another_setting_the_models_are_trained_anew(made, live, tmp_path):
     run = Path(shutil.copytree(live[0], tmp_path / "run"))
     said = staged(run, made.run, "--retrieval.learning-rate=0.004", "--ranking.learning-rate=0.002")
