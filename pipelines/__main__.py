@@ -19,7 +19,8 @@ _OVERRIDES = "--SECTION.KEY VALUE overrides any key of the configuration; `casca
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Returns: 0 if it succeeded, 1 if it failed with a message on stderr, 2 if the command line is wrong.
+    Returns: 0 if it succeeded, 1 if it failed with a message on stderr, 2 if the command line is wrong; a command may
+        have other numbers, which its help lists.
     """
     os.environ.setdefault("DASK_DATAFRAME__QUERY_PLANNING", "False")  # Merlin 23.8 needs the legacy dataframe
     parser = command_line()
@@ -32,8 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.overrides = rest
     logging.captureWarnings(True)  # the libraries' warnings are for those who change Cascade: its tests fail on them
     try:
-        getattr(importlib.import_module(f"pipelines.{options.module}"), options.action)(options)
-        return 0
+        return getattr(importlib.import_module(f"pipelines.{options.module}"), options.action)(options) or 0
     except KeyboardInterrupt:
         goes_on = "; the same command goes on where it stopped" if options.resumes else ""
         print(f"\ncascade: interrupted{goes_on}", file=sys.stderr)
@@ -270,6 +270,52 @@ def command_line() -> argparse.ArgumentParser:
     added.add_argument("--port", type=int, default=8090, help="port of the page; 0 takes a free one (default: 8090)")
     added.add_argument("--images", type=Path, metavar="FOLDER", help="pictures: <item id>.jpg, .png or .webp")
     added.add_argument("--open", action="store_true", help="open the browser")
+
+    added = command(
+        "monitor",
+        "what was served against what the run was trained on: drift, train/serve skew, what is shown and clicked, and "
+        "the likely cause. Exit status: 0 all is well, 3 something is beyond a threshold of [monitor], 4 too few "
+        "requests to say",
+        overrides=True,
+        module="monitor_commands",
+    )
+    added.add_argument("run", type=Path, nargs="?", metavar="RUN", help="the run's folder (default: the last run's)")
+    added.add_argument(
+        "--log", type=Path, metavar="FOLDER", help="the request log (default: serve/requests of the run)"
+    )
+    added.add_argument(
+        "--events",
+        type=Path,
+        metavar="FILE",
+        help="what the users did since the run's features were made: .parquet, .csv or JSON lines with user_id, "
+        "item_id and timestamp, or a journal events.db (default: the one beside the log, if it is there)",
+    )
+    added.add_argument(
+        "--timestamp-unit", choices=("s", "ms", "us", "iso8601"), default="s", help="of --events (default: s)"
+    )
+    added.add_argument(
+        "--users",
+        type=Path,
+        metavar="FILE",
+        help="the users as they are now, .parquet or .csv with the columns of the run's etl/raw/users.parquet "
+        "(default: that file)",
+    )
+    added.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FOLDER",
+        help="a request log of good days to compare with (default: the visits that the run was trained on)",
+    )
+    added.add_argument(
+        "--until", metavar="TIME", help="end of the window, ISO 8601 in UTC (default: the newest request)"
+    )
+    added.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where monitor.html, monitor.json and cascade_monitor.prom are written (default: monitor in the run's "
+        "folder)",
+    )
 
     added = command(
         "rank", "write the ranker's score of each pair of user and item in a file, or the click probability of each row"

@@ -24,6 +24,7 @@ from features.config import EtlConfig
 from features.errors import CascadeError
 from features.logs import DataConfig
 from pipelines.evaluate import EvaluationConfig
+from pipelines.monitor.config import MonitorConfig
 from pipelines.refresh.config import RefreshConfig
 from ranking.config import RankingConfig
 from retrieval.config import IndexConfig, RetrievalConfig
@@ -53,6 +54,8 @@ class CascadeConfig:
     """Triton."""
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     """Evaluation."""
+    monitor: MonitorConfig = Field(default_factory=MonitorConfig)
+    """Monitoring."""
     refresh: RefreshConfig = Field(default_factory=RefreshConfig)
     """Refresh."""
     seed: typing.Annotated[int, Field(ge=0, lt=2**31)] = 42

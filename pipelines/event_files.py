@@ -21,6 +21,7 @@ STANDARD_INPUT = Path("-")
 FileEvent = tuple[str, str, str, int, dict[str, Any]]
 """Event id, user id, item id, Unix seconds, attributes."""
 _BYTES_PER_READ = 1 << 16
+_ROWS_PER_READ = 4_096
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 
 
@@ -72,6 +73,29 @@ def batches(path: Path, form: EventFormat, size: int) -> Iterator[list[FileEvent
     """
     for rows in _groups(path, size):
         yield [_event_or_error(form, where, row) for where, row in rows]
+
+
+def file_events(
+    path: Path, timestamp_unit: str = "s", attributes: tuple[str, ...] | None = None
+) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+    """User id, item id, Unix seconds and attributes of each event of a file; they need no id to be read.
+
+    Args:
+        attributes: columns to read beside them; None for all.
+    Raises: EventFileError for a row that is no event.
+    """
+    for batch in batches(path, _BareFormat(timestamp_unit, attributes), _ROWS_PER_READ):
+        for event in batch:
+            if isinstance(event, EventFileError):
+                raise event
+            yield event[1:]
+
+
+class _BareFormat(EventFormat):
+    """Events need no id to be joined."""
+
+    def event(self, row: Mapping[str, Any], where: str) -> FileEvent:
+        return super().event({"event_id": "-"} | {name: value for name, value in row.items() if value}, where)
 
 
 def columns_of(events: Sequence[FileEvent]) -> dict[str, Any]:

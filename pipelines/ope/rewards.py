@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from features.errors import CascadeError
-from pipelines.event_files import EventFileError, EventFormat, FileEvent, batches
+from pipelines.event_files import file_events
 from pipelines.ope.shown_slates import ShownSlates, padded
 
 # B logged requests of a user  k places of a slate
-_ROWS_PER_READ = 4_096
 KEY = ("request_id", "user_id", "item_id")
 
 
@@ -23,11 +22,15 @@ class RewardError(CascadeError, ValueError):
     """The rewards do not fit the log."""
 
 
-class _BareFormat(EventFormat):
-    """Events need no id to be joined."""
+class Slates(Protocol):
+    """What was shown to whom, in the order of time."""
 
-    def event(self, row: Mapping[str, Any], where: str) -> FileEvent:
-        return super().event({"event_id": "-"} | {name: value for name, value in row.items() if value}, where)
+    @property
+    def received_B(self) -> np.ndarray: ...
+    @property
+    def user_id(self) -> Sequence[str]: ...
+    @property
+    def slate_ids(self) -> Sequence[Sequence[str]]: ...
 
 
 def rewards_of_events(shown: ShownSlates, file: Path, window_seconds: float, timestamp_unit: str = "s") -> np.ndarray:
@@ -43,23 +46,15 @@ def rewards_of_events(shown: ShownSlates, file: Path, window_seconds: float, tim
         raise RewardError(
             f"{file}: there is no such file; --events names the interactions that came after the requests"
         )
-    reward_Bk = _nothing(shown)
-    requests: dict[tuple[str, str], list[tuple[int, int, int]]] = defaultdict(list)  # by time, as the log is
-    for row, (user, slate) in enumerate(zip(shown.user_id, shown.slate_ids, strict=True)):
-        for place, item in enumerate(slate):
-            requests[user, item].append((int(shown.received_B[row]), row, place))
-    num_events = num_joined = 0
-    for batch in batches(file, _BareFormat(timestamp_unit, ()), _ROWS_PER_READ):
-        for event in batch:
-            if isinstance(event, EventFileError):
-                raise event
+    num_events = 0
+
+    def events() -> Iterator[tuple[str, str, int]]:
+        nonlocal num_events
+        for user, item, moment, _ in file_events(file, timestamp_unit, ()):
             num_events += 1
-            _, user, item, moment, _ = event
-            before = requests.get((user, item), [])
-            last = bisect_right(before, moment, key=lambda one: one[0]) - 1
-            if last >= 0 and moment <= before[last][0] + window_seconds:
-                reward_Bk[before[last][1:]] = 1
-                num_joined += 1
+            yield user, item, moment
+
+    reward_Bk, num_joined = joined(shown, events(), window_seconds)
     if not num_joined:
         raise RewardError(
             f"{file}: none of its {num_events:,} events is of a user and an item that the log shows, at most "
@@ -67,6 +62,27 @@ def rewards_of_events(shown: ShownSlates, file: Path, window_seconds: float, tim
             "--window-hours and --timestamp-unit"
         )
     return reward_Bk
+
+
+def joined(shown: Slates, events: Iterable[tuple[str, str, int]], window_seconds: float) -> tuple[np.ndarray, int]:
+    """[B, k] 1 where an event followed, as `rewards_of_events` has it; and how many events followed a slate.
+
+    Args:
+        events: user id, item id and Unix seconds of each.
+    """
+    reward_Bk = _nothing(shown)
+    requests: dict[tuple[str, str], list[tuple[int, int, int]]] = defaultdict(list)  # by time, as the log is
+    for row, (user, slate) in enumerate(zip(shown.user_id, shown.slate_ids, strict=True)):
+        for place, item in enumerate(slate):
+            requests[user, item].append((int(shown.received_B[row]), row, place))
+    num_joined = 0
+    for user, item, moment in events:
+        before = requests.get((user, item), [])
+        last = bisect_right(before, moment, key=lambda one: one[0]) - 1
+        if last >= 0 and moment <= before[last][0] + window_seconds:
+            reward_Bk[before[last][1:]] = 1
+            num_joined += 1
+    return reward_Bk, num_joined
 
 
 def place_values(shown: ShownSlates, file: Path, name: str = "reward") -> np.ndarray:
@@ -100,7 +116,7 @@ def place_values(shown: ShownSlates, file: Path, name: str = "reward") -> np.nda
     return value_Bk
 
 
-def _nothing(shown: ShownSlates) -> np.ndarray:
+def _nothing(shown: Slates) -> np.ndarray:
     return padded([[0.0] * len(slate) for slate in shown.slate_ids], 0.0)
 
 

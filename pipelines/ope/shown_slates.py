@@ -8,21 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.dataset as ds
 
-from ensemble.request_rows import FORMAT_KEY, FORMAT_VERSION
-from features.errors import CascadeError
+from pipelines.request_log_table import RequestLogError, request_log_table, unix_seconds
 
 # B logged requests of a user  k places of a slate
-SHADOW = "/shadow"
-"""End of the arm of slates that were asked for and shown to nobody."""
 _COLUMNS = ("request_id", "received", "as_of", "arm", "user_id", "k", "timestamp", "exclude", "allow")
 _SLATES = ("source", "candidate_ids", "slate_ids", "slate_propensities")
-
-
-class RequestLogError(CascadeError, ValueError):
-    """The request log does not hold what the evaluation needs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,28 +63,8 @@ def read_shown_slates(folder: Path) -> ShownSlates:
 
     Raises: RequestLogError if there is none, it is of another version, or it is empty.
     """
-    files = sorted(folder.glob("requests-*.parquet"))
-    if not files:
-        raise RequestLogError(
-            f"{folder}: holds no requests-*.parquet; `cascade serve` writes them to serve/requests of the run's "
-            "folder, a share serving.request_log.sample of the requests"
-        )
-    for file in files:
-        version = (pa.parquet.read_schema(file).metadata or {}).get(FORMAT_KEY.encode(), b"none").decode()
-        if version != str(FORMAT_VERSION):
-            raise RequestLogError(
-                f"{file}: must be a request log of version {FORMAT_VERSION} ({FORMAT_KEY} in its metadata), is of "
-                f"{version}; read it with the Cascade that wrote it"
-            )
-    table = ds.dataset(files).to_table(columns=[*_COLUMNS, *_SLATES]).sort_by("received")
-    seen = [not (arm or "").endswith(SHADOW) for arm in table["arm"].to_pylist()]
-    table = table.filter(pa.array(seen, pa.bool_()))
-    if not len(table):
-        raise RequestLogError(
-            f"{folder}: the {len(files)} files of the log hold no slate that somebody saw ({len(seen):,} of "
-            "shadows); serve requests first"
-        )
-    seconds = {name: _unix_seconds(table[name]) for name in ("received", "as_of", "timestamp")}
+    table = request_log_table(folder, [*_COLUMNS, *_SLATES])
+    seconds = {name: unix_seconds(table[name]) for name in ("received", "as_of", "timestamp")}
     lists = {name: table[name].to_pylist() for name in ("request_id", "arm", "user_id", "exclude", "allow", *_SLATES)}
     return ShownSlates(
         request_id=lists["request_id"],
@@ -160,7 +131,3 @@ def padded(rows: list[list[Any]], filler: float) -> np.ndarray:
 def chunks(size: int, length: int) -> Iterator[slice]:
     """Slices of at most `length`."""
     return (slice(start, min(start + length, size)) for start in range(0, size, length))
-
-
-def _unix_seconds(column: pa.ChunkedArray) -> np.ndarray:
-    return column.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy() // 1_000_000
