@@ -92,7 +92,12 @@ def command_line() -> argparse.ArgumentParser:
     )
     added.add_argument("run", type=Path, metavar="RUN", help="folder of the run that is live; it stays as it is")
     added.add_argument(
-        "--append", required=True, metavar="LOGS", help="the logs that came since: a file of interactions, or a folder"
+        "--append",
+        required=True,
+        action="append",
+        metavar="LOGS",
+        help="the logs that came since: a file of interactions, or a folder; several in the order of time, each with "
+        "its own --append",
     )
     added.add_argument("--out", type=Path, required=True, metavar="NEW_RUN", help="folder of the new run")
     _served_run(added)

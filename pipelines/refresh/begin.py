@@ -20,7 +20,7 @@ from pipelines.stages import CONFIG_FILE, stages_of
 _STARTS_WITH = ("etl", "retrieval", "ranking")
 
 
-def refreshed_config(run: Path, append: str, overrides: Sequence[str]) -> CascadeConfig:
+def refreshed_config(run: Path, append: Sequence[str], overrides: Sequence[str]) -> CascadeConfig:
     """The live run's configuration with later logs behind its own, and warm starts, which overrides may turn off.
 
     Serving knows the users up to the start of the test period, so that measuring is honest.
@@ -32,39 +32,38 @@ def refreshed_config(run: Path, append: str, overrides: Sequence[str]) -> Cascad
     live = load_saved_config(run / CONFIG_FILE)
     if live.data.adapter.startswith("synthetic"):
         raise RefreshError(f"{run}: is of a made world, which has no later logs")
-    if append in live.data.append:
+    if known := [path for path in append if path in live.data.append]:
         raise RefreshError(
-            f"--append {append}: is part of {run} already (data.append); give the logs that came after it"
+            f"--append {known[0]}: is part of {run} already (data.append); give the logs that came after it"
         )
     words = [
-        f"--data.append={json.dumps([*live.data.append, append])}",
+        f"--data.append={json.dumps([*live.data.append, *append])}",
         "--retrieval.warm-start=true",
         "--ranking.clicks.warm-start=true",
     ]
     return load_saved_config(run / CONFIG_FILE, [*words, *overrides, "--etl.serve-state=before_test"])
 
 
-def check_logs_are_later(run: Path, config: CascadeConfig) -> None:
-    """Raises: RefreshError if the last of the logs has nothing new, or too much from before the end of the others;
-    LogError if it cannot be read.
+def check_logs_are_later(run: Path, config: CascadeConfig, append: Sequence[str]) -> None:
+    """Raises: RefreshError if one of the later logs is a known one, or they have too much from before the end of the
+    others; LogError if they cannot be read.
     """
     from features.artifact import file_sha256
     from features.logs import read_logs
     from features.logs.table_config import raw_files
 
     etl = open_artifact(run / "etl", "etl")
-    append, source = config.data.append[-1], config.data.table_sources()[-1]
     known = set(etl.manifest["inputs"].values())
-    hashes = {file_sha256(file.path) for file in raw_files(source)}
-    if hashes <= known:
-        raise RefreshError(f"--append {append}: the same files are part of {run} already under another name")
-    time = read_logs(config.data, len(config.data.append)).interactions["timestamp"].to_numpy()
+    for path, source in zip(append, config.data.table_sources()[-len(append) :], strict=True):
+        if {file_sha256(file.path) for file in raw_files(source)} <= known:
+            raise RefreshError(f"--append {path}: the same files are part of {run} already under another name")
+    time = read_logs(config.data, 1 + len(config.data.append) - len(append)).interactions["timestamp"].to_numpy()
     end = _end(etl)
     num_early = int((time < end).sum())
     if num_early > config.refresh.max_early_share * len(time):
         raise RefreshError(
-            f"--append {append}: {num_early:,} of {len(time):,} interactions are from before {end} (Unix seconds), "
-            f"where the logs of {run} end; at most a share of {config.refresh.max_early_share:g} may be "
+            f"--append {', '.join(append)}: {num_early:,} of {len(time):,} interactions are from before {end} (Unix "
+            f"seconds), where the logs of {run} end; at most a share of {config.refresh.max_early_share:g} may be "
             "(refresh.max_early_share). Give the logs that came after it"
         )
 
@@ -76,28 +75,27 @@ def _end(etl: Artifact) -> int:
     return pc.max(pq.read_table(etl.file("events.parquet"), columns=["timestamp"])["timestamp"]).as_py()
 
 
-def begun(run: Path, config: CascadeConfig, out: Path) -> Record:
+def begun(run: Path, config: CascadeConfig, append: Sequence[str], out: Path) -> Record:
     """The record of the new run, whose folder is made if it is not there.
 
     Raises: RefreshError if the folder is of something else, or the live run is not finished.
     """
-    append = config.data.append[-1]
     if out.exists():
         record = read_record(out)
         if record is None:
             raise RefreshError(f"{out}: is there, and no refresh made it; give another --out")
         if not record.is_of(run, append):
             raise RefreshError(
-                f"{out}: is the refresh of {record.origin} with {record.append}, not of {run} with {append}; "
-                "give another --out"
+                f"{out}: is the refresh of {record.origin} with {', '.join(record.append)}, not of {run} with "
+                f"{', '.join(append)}; give another --out"
             )
         return record
     names = [stage.name for stage in stages_of(config)]
     for name in names:
         open_artifact(run / name, name)
     if not config.data.holds_impressions:
-        check_logs_are_later(run, config)
-    record = Record(str(run.resolve()), append)
+        check_logs_are_later(run, config, append)
+    record = Record(str(run.resolve()), list(append))
     building = out.parent / f".{out.name}.beginning"
     shutil.rmtree(building, ignore_errors=True)
     for name in (name for name in _STARTS_WITH if name in names):

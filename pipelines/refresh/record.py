@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +45,7 @@ class Record:
 
     origin: str
     """Folder of the run that was refreshed."""
-    append: str
+    append: list[str]
     """The later logs."""
     state: State = "begun"
     guards: list[Guard] = field(default_factory=list)
@@ -57,8 +57,8 @@ class Record:
     """What went live, and where."""
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def is_of(self, origin: Path, append: str) -> bool:
-        return (self.origin, self.append) == (str(origin.resolve()), append)
+    def is_of(self, origin: Path, append: Sequence[str]) -> bool:
+        return (self.origin, self.append) == (str(origin.resolve()), list(append))
 
     def write(self, run: Path) -> None:
         write_report(asdict(self), run / FILE)

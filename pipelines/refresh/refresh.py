@@ -29,7 +29,7 @@ _NO_RANKER = "begins anew: its held-out users would be judged by weights that ha
 
 def refresh(
     run: Path,
-    append: str,
+    append: Sequence[str],
     out: Path,
     serve_folder: Path | None,
     overrides: Sequence[str] = (),
@@ -39,7 +39,7 @@ def refresh(
 
     Args:
         run: the live run, which stays as it is.
-        append: the later logs, as `cascade etl --append` takes them.
+        append: the later logs, in the order of time, each as `cascade etl --append` takes it.
         out: folder of the new run.
         serve_folder: of the server that serves the live run; None to deploy nothing.
         overrides: of the configuration, as the command line has them.
@@ -52,7 +52,7 @@ def refresh(
         if serve_folder is not None:
             say(f"{'deploy':<10} a click model has no server here: nothing will be deployed")
         serve_folder = None
-    record = begun_or_known(run, config, out, serve_folder)
+    record = begun_or_known(run, config, append, out, serve_folder)
     if record.state == "deployed":
         say(f"{'refresh':<10} {out} was deployed already: {out / FILE}")
         print_guards(record.guards)
@@ -73,12 +73,14 @@ def refresh(
     return record
 
 
-def begun_or_known(run: Path, config: CascadeConfig, out: Path, serve_folder: Path | None) -> Record:
+def begun_or_known(
+    run: Path, config: CascadeConfig, append: Sequence[str], out: Path, serve_folder: Path | None
+) -> Record:
     """The record of the new run. Before hours are spent on it, what it shall replace must be live."""
     known = read_record(out)
     if serve_folder is not None and (known is None or known.state in ("begun", "refused")):
         check_is_live(run, serve_folder)
-    return begun(run, config, out)
+    return begun(run, config, append, out)
 
 
 def _judge(run: Path, config: CascadeConfig, out: Path, record: Record, say: Say) -> None:

@@ -52,7 +52,7 @@ def refreshed(made, tmp_path_factory) -> tuple[Path, Path, Record, list[str], di
     folder = tmp_path_factory.mktemp("refresh")
     run, lines = Path(shutil.copytree(made.run, folder / "run")), []
     serve_folder, before = served(run), bytes_of(run)
-    record = refresh(run, str(made.later), folder / "new", serve_folder, say=lines.append)
+    record = refresh(run, [str(made.later)], folder / "new", serve_folder, say=lines.append)
     return run, folder / "new", record, lines, before
 
 
@@ -90,7 +90,7 @@ def test_the_record_says_what_was_measured_and_what_was_warm(refreshed):
 def test_done_again_it_says_so_and_changes_nothing(refreshed, made):
     run, new, _, _, _ = refreshed
     state, bytes_before, lines = read_state(run / "serve"), bytes_of(new), []
-    record = refresh(run, str(made.later), new, run / "serve", say=lines.append)
+    record = refresh(run, [str(made.later)], new, run / "serve", say=lines.append)
     assert record.state == "deployed" and any("was deployed already" in line for line in lines)
     assert read_state(run / "serve") == state and bytes_of(new) == bytes_before
 
@@ -102,7 +102,9 @@ def test_the_next_night_starts_from_a_run_that_went_live(refreshed, made, tmp_pa
     day = 86_400
     shifted = log.set_column(2, "timestamp", pc.add(log["timestamp"], 30 * day))
     pq.write_table(shifted.slice(0, 150), tmp_path / "log.parquet")
-    record = refresh(new, str(tmp_path / "log.parquet"), tmp_path / "newer", None, ["--refresh.max-quality-loss=0.99"])
+    record = refresh(
+        new, [str(tmp_path / "log.parquet")], tmp_path / "newer", None, ["--refresh.max-quality-loss=0.99"]
+    )
     assert record.state == "passed"
     first, second = (open_artifact(one / "etl", "etl").metrics for one in (new, tmp_path / "newer"))
     assert record.measurements["moment"] == second["test_from"] >= first["test_from"]
@@ -115,7 +117,7 @@ def test_what_is_worse_is_refused_and_another_limit_judges_the_same_numbers(made
     with monkeypatch.context() as patch:
         patch.setattr(SharedUserSide, "score_candidates", lambda *words: -real(*words))  # the worst candidates first
         with pytest.raises(RefreshError, match=r"(?s)does not go live.*quality: slate ndcg@10: failed"):
-            refresh(run, str(made.later), new, serve_folder)
+            refresh(run, [str(made.later)], new, serve_folder)
     assert live_run(serve_folder) == str(run.resolve()) and bytes_of(run) == before
     written = json.loads((new / FILE).read_text())
     assert written["state"] == "refused" and written["deployed"] is None
@@ -126,7 +128,7 @@ def test_what_is_worse_is_refused_and_another_limit_judges_the_same_numbers(made
     monkeypatch.setattr("pipelines.refresh.compared_slates.compared_slates", fails)
     limits = ("--refresh.max-quality-loss=0.99", "--refresh.min-coverage-ratio=0")
     lines: list[str] = []
-    assert refresh(run, str(made.later), new, serve_folder, limits, lines.append).state == "deployed"
+    assert refresh(run, [str(made.later)], new, serve_folder, limits, lines.append).state == "deployed"
     assert not any("the training before" in line for line in lines)
     assert live_run(serve_folder) == str(new.resolve())
 
@@ -140,10 +142,10 @@ def test_an_interrupted_refresh_goes_on_where_it_stopped(refreshed, made, run, t
         real = getattr(module, where)
         patch.setattr(module, where, lambda *words, **more: _stopped(where, real, words, more))
         with pytest.raises(KeyboardInterrupt):
-            refresh(run, str(made.later), new, serve_folder)
+            refresh(run, [str(made.later)], new, serve_folder)
     assert live_run(serve_folder) == str(run.resolve())
     lines: list[str] = []
-    assert refresh(run, str(made.later), new, serve_folder, say=lines.append).state == "deployed"
+    assert refresh(run, [str(made.later)], new, serve_folder, say=lines.append).state == "deployed"
     if where != "run_stages":
         assert not any("starts from the weights" in line for line in lines), "nothing is trained twice"
     for stage in ("etl", "retrieval", "index", "ranking", "export"):
@@ -162,13 +164,13 @@ def test_logs_of_which_no_features_can_be_made_are_refused_by_the_guard(made, ru
     monkeypatch.setattr("features.drift.schema_drift", lambda *_: found)
     assert issubclass(etl_stage.DriftError, Exception)
     with pytest.raises(RefreshError, match=r"drift: failed.*items.section type"):
-        refresh(run, str(made.later), tmp_path / "new", None)
+        refresh(run, [str(made.later)], tmp_path / "new", None)
     written = json.loads((tmp_path / "new" / FILE).read_text())
     assert [guard["verdict"] for guard in written["guards"]] == ["failed", *["not measured"] * 4]
 
 
 def test_it_says_what_is_wrong_with_what_it_is_given(refreshed, made, run, tmp_path):
-    later = str(made.later)
+    later = [str(made.later)]
     _, new, _, _, _ = refreshed
     with pytest.raises(RefreshError, match="there is no such run"):
         refresh(tmp_path / "nowhere", later, tmp_path / "out", None)
@@ -176,10 +178,10 @@ def test_it_says_what_is_wrong_with_what_it_is_given(refreshed, made, run, tmp_p
         refresh(new, later, tmp_path / "out", None)
     shutil.copytree(made.later, tmp_path / "copied")
     with pytest.raises(RefreshError, match="already under another name"):
-        refresh(new, str(tmp_path / "copied"), tmp_path / "out", None)
+        refresh(new, [str(tmp_path / "copied")], tmp_path / "out", None)
     pq.write_table(pq.read_table(made.later.parent / "first" / "log.parquet").slice(100, 900), tmp_path / "log.parquet")
     with pytest.raises(RefreshError, match="900 of 900 interactions are from before"):
-        refresh(run, str(tmp_path / "log.parquet"), tmp_path / "out", None)
+        refresh(run, [str(tmp_path / "log.parquet")], tmp_path / "out", None)
     (tmp_path / "other").mkdir()
     with pytest.raises(RefreshError, match="no refresh made it"):
         refresh(run, later, tmp_path / "other", None)

@@ -50,7 +50,7 @@ def clicks(tmp_path_factory) -> tuple[Path, Path]:
 def refreshed(clicks, tmp_path_factory) -> tuple[Path, list[str]]:
     new, lines = tmp_path_factory.mktemp("refreshed") / "new", []
     limits = ["--refresh.max-quality-loss=0.5", "--refresh.max-miscalibration=5"]
-    record = refresh(clicks[0], str(clicks[1]), new, clicks[0] / "serve", limits, lines.append)
+    record = refresh(clicks[0], [str(clicks[1])], new, clicks[0] / "serve", limits, lines.append)
     assert record.state == "passed"
     return new, lines
 
@@ -105,4 +105,4 @@ def test_a_click_model_that_is_worse_is_refused(clicks, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "said_by", scrambled)
     run = Path(shutil.copytree(clicks[0], tmp_path / "run"))
     with pytest.raises(RefreshError, match="quality: log loss: failed"):
-        refresh(run, str(clicks[1]), tmp_path / "new", None, ["--refresh.max-miscalibration=5"])
+        refresh(run, [str(clicks[1])], tmp_path / "new", None, ["--refresh.max-miscalibration=5"])
