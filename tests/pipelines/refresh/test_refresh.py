@@ -159,6 +159,19 @@ def _stopped(where, real, words, more):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
+def test_two_nights_at_once_are_what_one_log_of_both_is(refreshed, made, run, tmp_path):
+    log = pq.read_table(made.later / "log.parquet")
+    for name, part in (("monday", log.slice(0, 150)), ("tuesday", log.slice(150))):
+        pq.write_table(part, tmp_path / f"{name}.parquet")
+    nights = [str(tmp_path / f"{name}.parquet") for name in ("monday", "tuesday")]
+    assert refresh(run, nights, tmp_path / "new", None).state == "passed"
+    both, one = (open_artifact(new / "etl", "etl").metrics for new in (tmp_path / "new", refreshed[1]))
+    assert both["num_interactions"] == one["num_interactions"] and both["num_items"] == one["num_items"]
+    with pytest.raises(RefreshError, match="is the refresh of"):
+        refresh(run, nights[:1], tmp_path / "new", None)
+
+
 def test_logs_of_which_no_features_can_be_made_are_refused_by_the_guard(made, run, tmp_path, monkeypatch):
     found = [Drift(severity="error", table="items", column="section", check="type", expected="a", came="b", action="c")]
     monkeypatch.setattr("features.drift.schema_drift", lambda *_: found)
