@@ -48,6 +48,10 @@ class Record:
     append: list[str]
     """The later logs."""
     state: State = "begun"
+    judged_with: str = ""
+    """Hash of the configuration under which the guards judged: with another one they judge again."""
+    models: dict[str, str] = field(default_factory=dict)
+    """Hashes of the models that were measured."""
     guards: list[Guard] = field(default_factory=list)
     warm_start: dict[str, Any] = field(default_factory=dict)
     """Of each model, what its training began with."""

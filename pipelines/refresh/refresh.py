@@ -6,14 +6,16 @@ what went live. So the same command goes on where one was interrupted.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from features.artifact import Artifact
-from pipelines.config import CascadeConfig
+from pipelines.config import CascadeConfig, as_document
 from pipelines.etl_stage import DriftError
 from pipelines.refresh.begin import begun, refreshed_config
 from pipelines.refresh.going_live import check_is_live, went_live
@@ -57,12 +59,17 @@ def refresh(
         say(f"{'refresh':<10} {out} was deployed already: {out / FILE}")
         print_guards(record.guards)
         return record
-    if record.state != "passed":
+    if record.state != "passed" or record.judged_with != _hash(config):
         _judge(run, config, out, record, say)
     if not config.data.holds_impressions:
         latest = replace(config, etl=replace(config.etl, serve_state="latest"))
         say(f"{'refresh':<10} no guard stops it; now with everything up to the end of the log")
-        _timed(record, "going_live", lambda: run_stages(latest, out, say=say))
+        stages = _timed(record, "going_live", lambda: run_stages(latest, out, say=say))
+        if _models(stages) != record.models:
+            raise RefreshError(
+                f"{out}: its models are not those that were measured, so they do not go live; somebody changed the "
+                "folder meanwhile: remove it and refresh again"
+            )
     if serve_folder is not None:
         record.deployed = went_live(out, run, serve_folder)
         record.state = "deployed"
@@ -90,13 +97,13 @@ def _judge(run: Path, config: CascadeConfig, out: Path, record: Record, say: Say
     except DriftError as error:
         record.measurements = {"drift": [asdict(one) for one in error.found]}
     else:
-        record.warm_start = _warm_start(stages)
+        record.warm_start, record.models = _warm_start(stages), _models(stages)
         known = record.measurements
         say(f"{'measure':<10} both runs on the new run's test period")
         record.measurements = _timed(record, "measuring", lambda: measured(run, out, config, known))
     record.guards = judged(record.measurements, config.refresh)
     stopping = [guard for guard in record.guards if guard.stops]
-    record.state = "refused" if stopping else "passed"
+    record.state, record.judged_with = "refused" if stopping else "passed", _hash(config)
     record.write(out)
     print_guards(record.guards)
     if stopping:
@@ -120,6 +127,20 @@ def _refusal(run: Path, out: Path, stopping: Sequence[Guard]) -> str:
             "or measured again",
         ]
     )
+
+
+def _hash(config: CascadeConfig) -> str:
+    return hashlib.sha256(json.dumps(as_document(config), sort_keys=True).encode()).hexdigest()
+
+
+def _models(stages: Mapping[str, Artifact]) -> dict[str, str]:
+    """Hash of each model."""
+    parts = {"retrieval": "query_encoder.onnx", "ranking": "ranker.onnx"}
+    return {
+        stages[name].stage: stages[name].manifest["parts"][part]["sha256"]
+        for name, part in parts.items()
+        if name in stages
+    }
 
 
 def _warm_start(stages: dict[str, Artifact]) -> dict[str, Any]:

@@ -182,6 +182,15 @@ def test_logs_of_which_no_features_can_be_made_are_refused_by_the_guard(made, ru
     assert [guard["verdict"] for guard in written["guards"]] == ["failed", *["not measured"] * 4]
 
 
+def test_what_passed_is_judged_again_when_something_else_is_asked_for(refreshed, made, run, tmp_path):
+    new = Path(shutil.copytree(refreshed[1], tmp_path / "new"))
+    document = json.loads((new / FILE).read_text())
+    (new / FILE).write_text(json.dumps(document | {"state": "passed", "deployed": None, "origin": str(run.resolve())}))
+    with pytest.raises(RefreshError, match="latency: failed"):
+        refresh(run, [str(made.later)], new, served(run), ["--refresh.max-latency-ratio=0.001"])
+    assert live_run(run / "serve") == str(run.resolve())
+
+
 def test_it_says_what_is_wrong_with_what_it_is_given(refreshed, made, run, tmp_path):
     later = [str(made.later)]
     _, new, _, _, _ = refreshed
