@@ -23,7 +23,7 @@ from nvtabular import ops
 
 from features import executor, vocabulary
 from features.artifact import Artifact, ArtifactWriter
-from features.cluster import Cluster
+from features.cluster import IN_PROCESS, Cluster
 from features.config import EtlConfig, ImpressionsConfig
 from features.impressions_as_of import GROUP, as_of_names, derive
 from features.impressions_history import append_history, with_history
@@ -41,8 +41,9 @@ from features.ops.target_encoding import TargetEncoding
 from features.partitions import ROWS_PER_PART, ParquetParts
 from features.schema import save_schema
 from features.split import PART_NAMES
+from features.workflow import load_workflow
 
-__all__ = ["CRITEO_COLUMNS", "ConstantLabelError", "impression_workflow", "run"]
+__all__ = ["CRITEO_COLUMNS", "ConstantLabelError", "impression_workflow", "run", "test_rows_as_read_by"]
 WORKFLOW = "impressions"
 
 
@@ -117,6 +118,29 @@ def run(
     if split is not None:
         writer.metrics |= {"valid_from": split.valid_from, "test_from": split.test_from}
     return parts.read_now
+
+
+def test_rows_as_read_by(
+    trained: Artifact, etl: Artifact, columns: ImpressionColumns, smoothing: float, folder: Path
+) -> list[Path]:
+    """The test part of an artifact once more, encoded for the models of an earlier one: its ids, its statistics.
+
+    Args:
+        trained: the earlier one.
+        columns, smoothing: of the log and of the features, which both have.
+        folder: where the files are written.
+    """
+    files = {name: etl.files(f"raw/{name}/") for name in PART_NAMES.values()}
+    if columns.group is not None or columns.as_of:
+        files = derive(columns, files, smoothing, folder / "derived")
+    if columns.history_of is None:
+        files = {"test": files["test"]}
+    workflow = load_workflow(trained, WORKFLOW)
+    for name, paths in files.items():
+        executor.write_parts(workflow, ParquetParts.of(paths), folder / "examples" / name, IN_PROCESS)
+    if columns.history_of is not None:
+        append_history(columns, files, folder / "examples")
+    return sorted((folder / "examples" / "test").glob("*.parquet"))
 
 
 def impression_workflow(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _STAGES = ("etl", "retrieval", "index", "ranking", "export")
-_RESUMING = ("demo", "run", *_STAGES, "tune")
+_RESUMING = ("demo", "run", "refresh", *_STAGES, "tune")
 _OVERRIDES = "--SECTION.KEY VALUE overrides any key of the configuration; `cascade keys` lists them."
 
 
@@ -84,6 +84,26 @@ def command_line() -> argparse.ArgumentParser:
                 metavar="LOGS",
                 help="later logs behind those of the run: a file of interactions, or a folder; what has an id keeps it",
             )
+    added = command(
+        "refresh",
+        "a new run from the live one and later logs, measured beside it, and brought live if no guard stops it",
+        overrides=True,
+        module="refresh_commands",
+    )
+    added.add_argument("run", type=Path, metavar="RUN", help="folder of the run that is live; it stays as it is")
+    added.add_argument(
+        "--append",
+        required=True,
+        action="append",
+        metavar="LOGS",
+        help="the logs that came since: a file of interactions, or a folder; several in the order of time, each with "
+        "its own --append",
+    )
+    added.add_argument("--out", type=Path, required=True, metavar="NEW_RUN", help="folder of the new run")
+    _served_run(added)
+    added.add_argument(
+        "--no-deploy", dest="deploy", action="store_false", help="measure and judge, and leave what is live as it is"
+    )
     run_folder(command("serve", "serve a run with Triton until interrupted", overrides=True, module="serving_commands"))
 
     added = command(

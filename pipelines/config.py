@@ -25,6 +25,7 @@ from features.errors import CascadeError
 from features.logs import DataConfig
 from pipelines.evaluate import EvaluationConfig
 from pipelines.monitor.config import MonitorConfig
+from pipelines.refresh.config import RefreshConfig
 from ranking.config import RankingConfig
 from retrieval.config import IndexConfig, RetrievalConfig
 
@@ -55,6 +56,8 @@ class CascadeConfig:
     """Evaluation."""
     monitor: MonitorConfig = Field(default_factory=MonitorConfig)
     """Monitoring."""
+    refresh: RefreshConfig = Field(default_factory=RefreshConfig)
+    """Refresh."""
     seed: typing.Annotated[int, Field(ge=0, lt=2**31)] = 42
     """Seed of everything random."""
 

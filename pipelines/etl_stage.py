@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from features.artifact import MANIFEST, Artifact, ArtifactError, ArtifactWriter, file_sha256, open_artifact
 from features.cluster import Cluster, open_cluster
-from features.logs import Logs
+from features.logs import LogError, Logs
 from pipelines.config import CascadeConfig, as_document
+
+if TYPE_CHECKING:
+    from features.drift import Drift
 
 PROFILE, DRIFT = "profile.json", "drift.json"
 Say = Callable[[str], None]
 QUARANTINE_FILE = "quarantine.parquet"
 """Stands in the run folder only while the etl stage refuses the logs for it; else the etl artifact holds it."""
+
+
+class DriftError(LogError):
+    """Features cannot be made of the later logs.
+
+    Args:
+        found: how they differ from the earlier ones, errors first.
+    """
+
+    def __init__(self, message: str, found: Sequence[Drift]) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 def data_hashes(config: CascadeConfig) -> dict[str, str]:
@@ -29,6 +46,8 @@ def data_hashes(config: CascadeConfig) -> dict[str, str]:
 
 def run(config: CascadeConfig, writer: ArtifactWriter, finished: Path, cluster_form: str, say: Say) -> None:
     """Write the etl artifact; if there is one of the first of these logs, the later ones are appended to it.
+
+    If there is one of all of these logs that differs in `serve_state` alone, its tables are read in place of them.
 
     Args:
         finished: where the artifact of an earlier run stands, if there is one.
@@ -48,18 +67,22 @@ def _interactions(
     import pyarrow.parquet as pq
 
     from features import etl
-    from features.logs import LogError, QuarantineError, appended, read_logs
+    from features.logs import QuarantineError, appended, read_logs
 
     refused = writer.path.parent / QUARANTINE_FILE
     refused.unlink(missing_ok=True)
-    try:
-        logs = read_logs(config.data, num_known)
-    except QuarantineError as error:
-        pq.write_table(error.quarantine, refused)
-        raise LogError(f"{error}. Every such row stands in {refused}, with its file, line and reason") from error
-    if before is not None:
-        _report_drift(_profile(logs, _fitted(before)), before, writer, say)
-        logs = appended(etl.logs_of(before), logs)
+    if before is not None and num_known == 1 + len(config.data.append):
+        logs = etl.logs_of(before)
+        _keep_drift(before, writer)
+    else:
+        try:
+            logs = read_logs(config.data, num_known)
+        except QuarantineError as error:
+            pq.write_table(error.quarantine, refused)
+            raise LogError(f"{error}. Every such row stands in {refused}, with its file, line and reason") from error
+        if before is not None:
+            _report_drift(_profile(logs, _fitted(before)), before, writer, say)
+            logs = appended(etl.logs_of(before), logs)
     _write_json(writer, PROFILE, _profile(logs))
     etl.run(config.etl, logs, writer, cluster, before, 1 + len(config.data.append))
 
@@ -89,16 +112,22 @@ def _report_drift(profile: dict, before: Artifact, writer: ArtifactWriter, say: 
     from dataclasses import asdict
 
     from features.drift import drift_lines, schema_drift
-    from features.logs import LogError
 
     found = schema_drift(_fitted(before), profile)
     lines = drift_lines(found)
     _write_json(writer, DRIFT, [asdict(one) for one in found])
     writer.volatile.append(DRIFT)  # says how the logs came, not what they are
     if any(one.severity == "error" for one in found):
-        raise LogError("the later logs do not fit the earlier ones:\n" + "\n".join(lines))
+        raise DriftError("the later logs do not fit the earlier ones:\n" + "\n".join(lines), found)
     for line in lines:
         say(f"etl        {line}")
+
+
+def _keep_drift(before: Artifact, writer: ArtifactWriter) -> None:
+    """What was said of the last append."""
+    if DRIFT in before.manifest["parts"]:
+        shutil.copyfile(before.file(DRIFT), writer.path / DRIFT)
+        writer.volatile.append(DRIFT)
 
 
 def _write_json(writer: ArtifactWriter, name: str, document: object) -> None:
@@ -123,18 +152,23 @@ def _impressions(
 
 
 def _read_before(config: CascadeConfig, finished: Path) -> tuple[Artifact | None, int]:
-    """The artifact of the first logs of these, if there is one, and how many logs it has."""
-    if not config.data.append or not (finished / MANIFEST).is_file():
+    """The artifact of the first logs of these, or of all, if there is one, and how many logs it has.
+
+    Up to which moment it knows the users makes no difference: it is not taken over.
+    """
+    if config.data.adapter.startswith("synthetic") or not (finished / MANIFEST).is_file():
         return None, 0
     try:
         artifact = open_artifact(finished, "etl")
     except ArtifactError:
         return None, 0
-    made_with = artifact.manifest["config"], artifact.manifest["seed"]
-    if made_with != (as_document(config.etl), config.seed):
+    made_with = artifact.manifest["config"] | {"serve_state": None}, artifact.manifest["seed"]
+    if made_with != (as_document(config.etl) | {"serve_state": None}, config.seed):
         return None, 0
-    hashes = data_hashes(config)
-    for num_known in range(len(config.data.append), 0, -1):
+    hashes, num_sources = data_hashes(config), 1 + len(config.data.append)
+    if config.data.holds_impressions:  # they have no such moment: an artifact of all logs would be the one to be made
+        num_sources -= 1
+    for num_known in range(num_sources, 0, -1):
         if artifact.manifest["inputs"] == _of_first(hashes, num_known):
             return artifact, num_known
     return None, 0

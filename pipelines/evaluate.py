@@ -33,7 +33,7 @@ from retrieval.metrics import (
     recall_at_k,
 )
 
-__all__ = ["EvaluationConfig", "EvaluationError", "Served", "evaluate"]
+__all__ = ["EvaluationConfig", "EvaluationError", "Served", "ask", "evaluate", "user_values"]
 
 MAP_K = 12
 """H&M's cut-off; a slate shorter than it counts as padded with empty slots, for Cascade and baselines alike."""
@@ -108,14 +108,14 @@ def evaluate(
     """
     world = World.read(etl_dir)
     users = world.test_users(config, drop_seen, seed)
-    served, sources = _ask(recommend, world, users, config)
+    served, sources = ask(recommend, world, users, config)
     baselines = world.baselines(users, config, drop_seen, out, seed)
     unranked = {"candidates": served["candidates"], "slate": served["candidates"][:, : config.slate_k]}
     rankings = {"cascade": served, UNRANKED: unranked} | {
         one.name: {"candidates": one.candidates_BK, "slate": one.slate_BK} for one in baselines if not one.skipped
     }
     values = {
-        system: {stage: _values(ranked_BK, users, config) for stage, ranked_BK in stages.items()}
+        system: {stage: user_values(ranked_BK, users, config) for stage, ranked_BK in stages.items()}
         for system, stages in rankings.items()
     }
     report = {
@@ -141,10 +141,10 @@ def evaluate(
     return report
 
 
-def _ask(
+def ask(
     recommend: Callable[[list[str]], Served], world: World, users: HeldOut, config: EvaluationConfig
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Item rows [B, K] of each stage, and how many users got which source."""
+    """What the users are answered: item rows [B, K] of each stage, and how many users got which source."""
     raw_ids = world.raw_ids(users)
     width = {"candidates": config.candidate_k, "ranked": config.candidate_k, "slate": config.slate_k}
     rows: dict[str, list[np.ndarray]] = {stage: [] for stage in width}
@@ -161,7 +161,8 @@ def _ask(
     return {stage: np.concatenate(parts) for stage, parts in rows.items()}, dict(sorted(sources.items()))
 
 
-def _values(ranked_BK: np.ndarray, users: HeldOut, config: EvaluationConfig) -> Values:
+def user_values(ranked_BK: np.ndarray, users: HeldOut, config: EvaluationConfig) -> Values:
+    """One value a user of each metric of rankings [B, K]."""
     k = config.slate_k
     values = {
         f"recall@{cut}": recall_at_k(ranked_BK, users.relevant, cut)

@@ -84,7 +84,7 @@ def evaluate_clicks(
     sizes = {"train": ranking.clicks.batch_size, "valid": _BATCH_ROWS, "test": _BATCH_ROWS}
     parts = {name: ClickBatches(etl.files(f"examples/{name}/"), schema, sizes[name], seed) for name in PARTS}
     fitted, held_out, test = (parts[name] for name in PARTS)
-    label_N, group_N, said = _labels(test), _groups(etl), _said_by_model(trained, test)
+    label_N, group_N, said = labels_of(test), groups_of(etl), _said_by_model(trained, test)
     given = schema, ranking, fitted, held_out, test, seed
     baselines = {
         "mean_click_rate": mean_click_rate(fitted, test),
@@ -112,25 +112,25 @@ def evaluate_clicks(
 def _said_by_model(trained: Artifact, test: ClickBatches) -> dict[str, np.ndarray]:
     """[N] probabilities of the exported model, and those that it had before calibration, if there is one."""
     path = trained.file("ranker.onnx")
-    said = {"cascade": _exported(OnnxModel(path, PROBABILITY), test)}
+    said = {"cascade": said_by(OnnxModel(path, PROBABILITY), test)}
     if trained.metrics["calibration"]["method"] != "none":
-        said["cascade_uncalibrated"] = expit(_exported(OnnxModel(path, LOGIT), test))
+        said["cascade_uncalibrated"] = expit(said_by(OnnxModel(path, LOGIT), test))
     return said
 
 
-def _exported(model: OnnxModel, test: ClickBatches) -> np.ndarray:
-    """[N]"""
+def said_by(model: OnnxModel, test: ClickBatches) -> np.ndarray:
+    """[N] what an exported model says of each row."""
     return np.concatenate(
         [model.run({name: batch[name].numpy() for name in model.inputs}) for batch in test.in_order()]
     )
 
 
-def _labels(batches: ClickBatches) -> np.ndarray:
-    """[N]"""
+def labels_of(batches: ClickBatches) -> np.ndarray:
+    """[N] 0 or 1."""
     return np.concatenate([batch[batches.label].numpy() for batch in batches.in_order()])
 
 
-def _groups(etl: Artifact) -> np.ndarray | None:
+def groups_of(etl: Artifact) -> np.ndarray | None:
     """[N] 0..U - 1 whose impression each of the test part is, if the etl artifact knows."""
     if not (group := etl.metrics.get("group")):
         return None

@@ -21,7 +21,7 @@ def deploy(options: Namespace) -> None:
     """Load a run's export beside what is live, check it, and move traffic to it."""
     from ensemble.release import checked_release
 
-    serve_folder = _serve_folder(options)
+    serve_folder = served_folder(options)
     release = checked_release(options.run)
     if release.identity.get("num_items") is None:
         raise CommandError(f"{options.run}: holds no items")
@@ -32,14 +32,14 @@ def deploy(options: Namespace) -> None:
         mode, share = "shadow", options.shadow
     if options.experiment and mode == "whole":
         raise CommandError("--experiment needs --canary or --shadow")
-    rollout, where = _rollout(serve_folder, _known_users(options.run))
+    rollout, where = rollout_of(serve_folder, known_users(options.run))
     state = rollout.deploy(release, mode, share, options.experiment)
     print(f"{_told(state.live, state)}; {where}")
 
 
 def rollback(options: Namespace) -> None:
     """Return to what was live before."""
-    rollout, where = _rollout(_serve_folder(options), [])
+    rollout, where = rollout_of(served_folder(options), [])
     state = rollout.rollback()
     print(f"{_told(state.live, state)}; {where}")
 
@@ -50,7 +50,7 @@ def deployments(options: Namespace) -> None:
 
     from ensemble.rollout_state import read_state
 
-    serve_folder = _serve_folder(options)
+    serve_folder = served_folder(options)
     state = read_state(serve_folder)
     if state is None:
         raise CommandError(f"{serve_folder}: nothing was ever served there; run `cascade serve`")
@@ -62,13 +62,14 @@ def deployments(options: Namespace) -> None:
         print(f"before   {_told(live, state)}")
 
 
-def _serve_folder(options: Namespace) -> Path:
+def served_folder(options: Namespace) -> Path:
+    """Where `--to`, or the run that was served last, keeps what it serves."""
     if options.to is None and not SERVED.is_file():
         raise CommandError("no served run is known here; give its folder: --to runs/NAME")
     return (options.to or Path(SERVED.read_text().strip())) / "serve"
 
 
-def _rollout(serve_folder: Path, known_users: list[str]) -> tuple[Rollout, str]:
+def rollout_of(serve_folder: Path, known_users: list[str]) -> tuple[Rollout, str]:
     """What changes the rollout, and where it takes effect."""
     from ensemble.control import ControlClient
     from ensemble.control_key import read_control_key
@@ -97,7 +98,7 @@ def _reachable(url: str) -> str:
     return url.replace("0.0.0.0:", "127.0.0.1:")
 
 
-def _known_users(run: Path) -> list[str]:
+def known_users(run: Path) -> list[str]:
     """A few users whom the run's features know; none where the run's first stage is not here."""
     import pyarrow.parquet as pq
 

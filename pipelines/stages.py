@@ -19,6 +19,7 @@ from features.artifact import (
     writing,
 )
 from features.errors import CascadeError
+from features.learned_from import METRIC, learned_before, lessons, take_over
 from features.store.config import ROW_FORM
 from pipelines import etl_stage
 from pipelines.config import CascadeConfig, as_document, save_config
@@ -56,7 +57,8 @@ def _etl(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run
 def _retrieval(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:
     from retrieval import train
 
-    train.run(config.retrieval, inputs["etl"], config.seed, writer, run.out / ".retrieval.checkpoints", run.say)
+    checkpoints = run.out / ".retrieval.checkpoints"
+    train.run(config.retrieval, inputs["etl"], config.seed, writer, checkpoints, run.say, run.out / "retrieval")
 
 
 def _index(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:
@@ -69,9 +71,17 @@ def _ranking(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run:
     from ranking import train
     from ranking.compact import compact_candidates
 
-    train.run(config.ranking, inputs["etl"], inputs["retrieval"], config.seed, writer)
+    etl, retrieval, ranking = inputs["etl"], inputs["retrieval"], as_document(config.ranking)
+    learned_from = lessons(etl, (retrieval, train.READ_OF_RETRIEVAL))
+    if same := learned_before(run.out / "ranking", "ranking", ranking, config.seed, learned_from):
+        run.say("ranking    only the moment of serving changed: the ranker is taken over")
+        take_over(same, list(same.manifest["parts"]), writer)
+        writer.metrics |= dict(same.metrics)
+        return
+    train.run(config.ranking, etl, retrieval, config.seed, writer)
+    writer.metrics[METRIC] = learned_from
     lists = writer.path / "examples" / "all.parquet"
-    compact_candidates(config.ranking.compact, inputs["etl"], lists, config.seed, writer)
+    compact_candidates(config.ranking.compact, etl, lists, config.seed, writer)
 
 
 def _export(config: CascadeConfig, inputs: Inputs, writer: ArtifactWriter, run: Run) -> None:

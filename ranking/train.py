@@ -35,6 +35,8 @@ from ranking.ranker import Ranker
 
 # B lists  K items of a list  E epochs
 NDCG = f"ndcg@{CUT_OFF}"
+READ_OF_RETRIEVAL = ("proposals.parquet", "proposing_vectors.parquet", "sources/merge.json")
+"""Parts of the retrieval artifact that the ranker learns from."""
 SURE = 1.96
 """Standard errors of a gain that is hardly chance."""
 _LISTS_AT_ONCE = 64

@@ -77,10 +77,7 @@ def save_stage(folder: Path, stage: CandidateStage, fitted: Sequence[FittedSourc
     Args:
         fitted: the sources to serve with, in place of the stage's own of the same names.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for source in fitted:
-        arrays = {name: np.ascontiguousarray(values) for name, values in source.arrays.items()}
-        save_file(arrays, _file(folder, source.name))
+    save_fitted(folder, fitted)
     merge = stage.merge
     document = {
         "sources": [
@@ -91,6 +88,14 @@ def save_stage(folder: Path, stage: CandidateStage, fitted: Sequence[FittedSourc
         "share": merge.share,
     }
     (folder / MERGE_FILE).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def save_fitted(folder: Path, fitted: Sequence[FittedSource]) -> None:
+    """Write the fitted sources alone, beside a `merge.json` that names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in fitted:
+        arrays = {name: np.ascontiguousarray(values) for name, values in source.arrays.items()}
+        save_file(arrays, _file(folder, source.name))
 
 
 def load_stage(folder: Path, index: ItemIndex, num_events_I: np.ndarray) -> CandidateStage:

@@ -107,6 +107,12 @@ class RetrievalConfig:
     """Train the served model anew on train and validation together."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Minutes between checkpoints within an epoch; there is one after every epoch besides."""
+    warm_start: bool = False
+    """Whether each training of the two-tower model begins with weights of the run's earlier one, the newest that have
+    not seen what it is judged by, if the vocabulary has only grown since, as after an append. The result depends on
+    that model then."""
+    warm_start_epochs: Annotated[int, Field(ge=1)] = 2
+    """Most passes of a training that begins so."""
     bf16: Literal["auto", "off"] = "off"
     """auto: the towers compute in bfloat16 where the processor multiplies matrices of it; tables, scores and loss stay
     in float32."""

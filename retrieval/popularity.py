@@ -27,15 +27,15 @@ MAX_NUMBERS = 48_000_000
 class PopularityTimeline:
     """Popularity of the whole catalogue, at any moment or at the last of M moments before each row's own.
 
-    The windows are the span of the known interactions, a quarter of it, a sixteenth, and so on: they fit a season
-    as well as two decades of ratings. Between two moments lie equally many interactions. A moment sees only what came
-    strictly before it.
+    The windows are the span of the interactions before the test part, a quarter of it, a sixteenth, and so on: they fit
+    a season as well as two decades of ratings, and they are the same up to whatever moment serving knows the users.
+    Between two moments lie equally many of those interactions. A moment sees only what came strictly before it.
     """
 
     def __init__(self, etl: Artifact, num_moments: int = NUM_MOMENTS) -> None:
         events = pq.read_table(etl.file("events.parquet"), columns=["item_row", "timestamp"])
         item, timestamp = (events[name].to_numpy() for name in events.column_names)
-        known = timestamp[timestamp < etl.metrics["as_of"]]
+        known = timestamp[timestamp < etl.metrics["test_from"]]
         self._origin, self._span = int(timestamp[0]), int(timestamp[-1] - timestamp[0]) + 2
         self._first_key_I = np.arange(etl.metrics["num_items"]) * self._span
         self._key = np.sort(item * self._span + (timestamp - self._origin))

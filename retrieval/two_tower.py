@@ -35,7 +35,9 @@ class Tower(nn.Module):
         super().__init__()
         self.categorical = [column.name for column in select(schema, Tags.CATEGORICAL)]
         self.continuous = [column.name for column in select(schema, Tags.CONTINUOUS)]
-        self.vectors = [column.name for column in select(schema, Tags.EMBEDDING)]
+        vectors = select(schema, Tags.EMBEDDING)
+        self.vectors = [column.name for column in vectors]
+        self.vector_width = sum(list_length(column) or 1 for column in vectors)
         self.dropout = nn.Dropout(config.dropout)
         self.mlp = MLPBlock([*config.hidden_units], activation=nn.ReLU)
         self.project = nn.Linear(config.hidden_units[-1], config.embedding_dim + num_beside)

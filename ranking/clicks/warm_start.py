@@ -13,14 +13,15 @@ from safetensors.torch import load_file, save_file
 
 from features import vocabulary
 from features.artifact import MANIFEST, Artifact, ArtifactError, ArtifactWriter, open_artifact
+from features.grown_weights import WarmStartError, grown
 from features.schema import load_schema
 from ranking.clicks.ranker import ClickRanker
 from ranking.config import NetworkConfig
 from ranking.training.trained_weights import TrainedWeights
-from ranking.training.warm_start import WarmStartError, grown
 
 WEIGHTS, ACCUMULATORS, SCHEMA = "model.safetensors", "accumulators.safetensors", "schema.json"
 """Parts of the ranking artifact. ACCUMULATORS: by table, row-wise Adagrad's sum of each row, [R]."""
+_KEY = "ranking.clicks.warm_start"
 _FREE = ("dropout", "tables")
 """Keys of the network that leave its weights as they are."""
 
@@ -93,9 +94,9 @@ def _take_over(earlier: Artifact, model: ClickRanker, weights: TrainedWeights) -
     """Returns: rows of tables that the earlier ranker does not have."""
     sums = table_sums(model, weights)
     fresh = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    state = grown(load_file(earlier.file(WEIGHTS)), fresh)
+    state = grown(load_file(earlier.file(WEIGHTS)), fresh, _KEY)
     earlier_sums = load_file(earlier.file(ACCUMULATORS))
-    grown_sums = grown(earlier_sums, sums)
+    grown_sums = grown(earlier_sums, sums, _KEY)
     model.load_state_dict(state)
     for name, sum_R in sums.items():
         sum_R.copy_(grown_sums[name])

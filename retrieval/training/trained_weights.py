@@ -27,11 +27,17 @@ class TrainedWeights:
         are_tables = {id(table) for table in tables}
         dense = [weight for weight in model.parameters() if weight.requires_grad and id(weight) not in are_tables]
         self.model = model
+        self._tables = {name: weight for name, weight in model.named_parameters() if id(weight) in are_tables}
         self.average = AveragedModel(model, tables, config.averaging)
         self._optimizers: dict[str, torch.optim.Optimizer] = {
             "tables": RowwiseAdagrad(tables, config.table_learning_rate),
             "dense": torch.optim.AdamW(dense, config.learning_rate, weight_decay=config.weight_decay, fused=True),
         }
+
+    @property
+    def row_sums(self) -> dict[str, torch.Tensor]:
+        """By table, row-wise Adagrad's sum of each row, [R]; the tensors in use."""
+        return {name: self._optimizers["tables"].state[table]["sum"] for name, table in self._tables.items()}
 
     def step(self, loss: torch.Tensor) -> None:
         """Move all weights, and their average, by one step down the loss."""
