@@ -43,6 +43,8 @@ NUM_NEXT = 10
 MAX_DEPTH = 10_000
 """Proposals of a source that are looked through for an item that it did not propose."""
 MAX_SIMILAR = 100
+NUM_EXAMPLES = 3
+"""Users that the page names before one is chosen."""
 _PATIENT = DeadlineConfig(default_ms=0, store_ms=60_000, candidates_ms=60_000, ranker_ms=60_000)
 _ONE_AT_A_TIME = threading.Lock()
 """Requests that suppose other rules share what they suppose with the pipeline's operators."""
@@ -137,6 +139,8 @@ class Explorer:
         return {
             "run": str(self.run),
             "as_of": self.pipeline.as_of,
+            "holds_test_back": self._config.etl.serve_state == "before_test",
+            "examples": self.tables.most_active(NUM_EXAMPLES),
             "num_users": self.tables.num_users,
             "num_items": self.tables.num_items,
             "sources": self.pipeline.source_names,

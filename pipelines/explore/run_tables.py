@@ -75,6 +75,11 @@ class RunTables:
     def num_items(self) -> int:
         return len(self._item_id)
 
+    def most_active(self, num_users: int) -> list[str]:
+        """Ids of the users with the most interactions that the pipeline knows of."""
+        rows = np.argsort(-self._num_events, kind="stable")[:num_users]
+        return self._user_id.take(pa.array(rows)).to_pylist()
+
     def users(self, text: str) -> list[Found]:
         """Users whose ids hold the text, those that begin with it first."""
         return [

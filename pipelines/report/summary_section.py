@@ -8,7 +8,7 @@ from pipelines.report.blocks import Block, Facts, Section, Warnings
 from pipelines.report.clicks_section import HEADLINE, best_click_baseline, click_system, spoken_metric
 from pipelines.report.quality_section import best_baseline, headlines, system_name
 from pipelines.report.run_record import RunRecord
-from pipelines.shown_values import count, interval, moment, seconds
+from pipelines.shown_values import count, interval, moment, percent, seconds
 
 
 def summary_section(run: RunRecord) -> Section:
@@ -54,7 +54,16 @@ def _model(run: RunRecord) -> Iterator[tuple[str, str]]:
     if index:
         yield "index", f"{index['kind']} over {count(index['num_vectors'])} vectors"
     if ranking:
-        yield "ranking", run.config.ranking.network.model
+        yield "ranking", f"{run.config.ranking.network.model}{_trusted(ranking.get('trusted_share'))}"
+
+
+def _trusted(share: float | None) -> str:
+    """How far the ranker may depart from retrieval's order, if that is not all the way."""
+    if share == 0:
+        return (
+            "; it changes nothing: on users held out its gain was not beyond chance, so slates keep retrieval's order"
+        )
+    return "" if share is None or share == 1 else f"; {percent(share)} of its say, as far as its gain is beyond chance"
 
 
 def _quality(run: RunRecord) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ function el(tag, properties = {}, ...children) {
 const text = (className, ...children) => el("span", { className }, ...children);
 const number = (value, digits = 3) => (value === null ? "–" : value.toFixed(digits));
 const words = (name) => name.replaceAll("_", " ");
+const described = ([name, value]) => (typeof value === "number" ? `${words(name)} ${value}` : value);
 const day = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 10);
 const lines = (name) => form.elements[name].value.split("\n").map((line) => line.trim()).filter(Boolean);
 
@@ -83,6 +84,7 @@ async function chooseUser(id) {
   showClicks();
   remember();
   $("user-search").value = id;
+  $("start").hidden = true;
   document.querySelector("main").hidden = false;
   $("user-title").textContent = `User ${id}`;
   $("attributes").replaceChildren();
@@ -127,7 +129,7 @@ function placed(one, run, before) {
   },
   text("rank", String(rank)), picture(item, run),
   text("grow", text("title block", item.title || item.id, " ", before ? mark(item.id, rank, before) : ""),
-    text("dim small block", [item.id, ...Object.values(item.attributes).slice(0, 3)].join(" · ")),
+    text("dim small block", [item.id, ...Object.entries(item.attributes).slice(0, 3).map(described)].join(" · ")),
     text("small dim block", path.map(([name, at]) => `${name} ${at ?? "–"}`).join(" → ")),
     one.proposals.map((said) => text("chip", `${words(said.source)} ${said.rank}`))),
   text("end num", text("block", number(one.score)),
@@ -353,7 +355,8 @@ async function begin() {
   }
   const [run] = state.runs;
   $("about").textContent = `${state.runs.map((one) => one.run).join(" against ")} · ${run.num_users.toLocaleString("en")} users, ` +
-    `${run.num_items.toLocaleString("en")} items, features of ${new Date(run.as_of * 1000).toISOString().slice(0, 16).replace("T", " ")} UTC`;
+    `${run.num_items.toLocaleString("en")} items, features of ${new Date(run.as_of * 1000).toISOString().slice(0, 16).replace("T", " ")} UTC` +
+    (run.holds_test_back ? ": the test period after it is held back" : "");
   document.title = `Explore ${state.runs.map((one) => one.run).join(" against ")}`;
   form.elements.rules.defaultValue = run.rules.join("\n");
   form.elements.diversity.placeholder = run.diversity;
@@ -362,7 +365,12 @@ async function begin() {
   const asked = new URLSearchParams(location.hash.slice(1));
   state.item = asked.get("item") ?? "";
   if (asked.get("user")) await chooseUser(asked.get("user"));
-  else $("user-search").focus();
+  else {
+    $("start").replaceChildren("Search for a user, or begin with one who had much: ", ...run.examples.flatMap((id, place) => [
+      place ? ", " : "", el("button", { type: "button", onclick: () => chooseUser(id) }, id)]));
+    $("start").hidden = false;
+    $("user-search").focus();
+  }
 }
 
 begin();

@@ -50,6 +50,15 @@ def test_a_user_is_found_and_the_slate_explained_by_the_keyboard_alone(page, exp
     assert page.wait(VERDICT) == "forbidden"
 
 
+def test_the_first_screen_names_users_and_one_click_opens_one(page, explorer):
+    named = "return [...document.querySelectorAll('#start button')].map((one) => one.textContent)"
+    assert page.run(named) == explorer.tables.most_active(3)
+    assert "the test period after it is held back" in page.run("return document.getElementById('about').textContent")
+    page.run("document.querySelector('#start button').click()")
+    page.wait(f"return ({ROWS.removeprefix('return ')}).length === 10")
+    assert page.run("return document.getElementById('start').hidden")
+
+
 def test_what_if_moves_the_slate_and_as_served_brings_it_back(page, explorer):
     user = explorer.tables.users("customer-00001")[1].id
     page.type(user)
