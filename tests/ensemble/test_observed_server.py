@@ -172,6 +172,7 @@ def test_a_model_that_cannot_be_loaded_says_so_in_the_log(stand_in_repository, t
     assert "the artifacts are broken" in line["exception"]
 
 
+@pytest.mark.slow
 def test_cascade_serve_writes_to_the_same_log(small_run, tmp_path):
     run = shutil.copytree(small_run, tmp_path / "run", ignore=shutil.ignore_patterns("serve"))
     command = [sys.executable, "-m", "pipelines", "serve", "--out", run]

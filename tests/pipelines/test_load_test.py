@@ -158,6 +158,7 @@ def test_slope_and_spread_of_memory():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_the_command_loads_a_server_of_the_run(small_run, tmp_path, capfd):
     """A server for this test alone: both loops against a real Triton, and figures that fit each other."""

@@ -152,7 +152,8 @@ def whole(toy_etl: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifa
     return finished(toy_etl, tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("name", [pytest.param("early", marks=pytest.mark.slow), "refit"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["early", "refit"])
 def test_a_killed_process_leaves_what_the_next_one_goes_on_from(
     toy_etl: Artifact, whole: Artifact, name: str, tmp_path: Path
 ):

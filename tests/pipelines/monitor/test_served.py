@@ -18,7 +18,7 @@ from pipelines.__main__ import main
 from pipelines.monitor.later_events import read_later_events
 from pipelines.monitor_commands import DOCUMENT
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
