@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from features.errors import CascadeError
 from pipelines.commands import CommandError, repository, run_folder, saved_config
+from pipelines.report_file import write_report
 
 STATUS = {"ok": 0, "findings": 3, "too few requests": 4}
 PAGE, DOCUMENT, PROMETHEUS = "monitor.html", "monitor.json", "cascade_monitor.prom"
@@ -56,7 +56,7 @@ def monitor(options: Namespace) -> int:
     out = options.out or run / "monitor"
     out.mkdir(parents=True, exist_ok=True)
     told = {"run": str(run), "log": str(folder), "events": str(source) if source else None, "num_events": len(events)}
-    (out / DOCUMENT).write_text(json.dumps(told | document(found), indent=2, default=str) + "\n")
+    write_report(told | document(found), out / DOCUMENT)
     write_monitor_page(found, f"Monitor of {run.name}", out / PAGE)
     write_prometheus(found, out / PROMETHEUS)
     _tell(found, source, out / PAGE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -133,28 +132,26 @@ def release_of(version: Path) -> str:
 
 
 def document(found: Monitored) -> dict[str, Any]:
-    """What was measured as JSON; nan becomes null."""
+    """What was measured, for a report as JSON."""
     skew = asdict(found.skew) | {"lag_seconds": _lags(found.skew)}
-    return _without_nan(
-        {
-            "status": found.status,
-            "window": {
-                "begin": _time(found.begin),
-                "end": _time(found.end),
-                "requests": len(found.window),
-                "users": found.window.num_users,
-            },
-            "reference": {"origin": found.reference.origin, "requests": len(found.reference.requests)},
-            "causes": [asdict(cause) for cause in found.causes],
-            "features": [asdict(one) for one in found.drift],
-            "skew": skew,
-            "traffic": asdict(found.traffic),
-            "shown": {"window": asdict(found.shown), "reference": asdict(found.shown_before)},
-            "shown_by_day": {day: asdict(one) for day, one in found.shown_by_day},
-            "clicks_by_day": list(found.clicks_by_day),
-            "seconds": round(found.seconds, 3),
-        }
-    )
+    return {
+        "status": found.status,
+        "window": {
+            "begin": _time(found.begin),
+            "end": _time(found.end),
+            "requests": len(found.window),
+            "users": found.window.num_users,
+        },
+        "reference": {"origin": found.reference.origin, "requests": len(found.reference.requests)},
+        "causes": [asdict(cause) for cause in found.causes],
+        "features": [asdict(one) for one in found.drift],
+        "skew": skew,
+        "traffic": asdict(found.traffic),
+        "shown": {"window": asdict(found.shown), "reference": asdict(found.shown_before)},
+        "shown_by_day": {day: asdict(one) for day, one in found.shown_by_day},
+        "clicks_by_day": list(found.clicks_by_day),
+        "seconds": round(found.seconds, 3),
+    }
 
 
 def _join_findings(
@@ -246,11 +243,3 @@ def _lags(skew: Skew) -> dict[str, float]:
 
 def _time(seconds: float) -> str:
     return str(np.datetime64(int(seconds), "s"))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nan(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

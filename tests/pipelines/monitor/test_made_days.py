@@ -21,7 +21,7 @@ LARGE = {
 """Sizes that can be told from chance with a hundred users and thirty events a day."""
 MIDDLE_WORLD = {
     "data": {
-        "synthetic": {"num_users": 1_500, "num_items": 400, "num_interactions": 40_000, "num_days": 200, "seed": 7}
+        "synthetic": {"num_users": 1_500, "num_items": 400, "num_interactions": 50_000, "num_days": 330, "seed": 7}
     },
     "retrieval": {"max_epochs": 2, "two_tower": {"embedding_dim": 16, "hidden_units": [32]}},
     "ranking": {"max_epochs": 1, "network": {"embedding_dim": 8}},
