@@ -35,6 +35,9 @@ class MonitorConfig:
     """Growth of the share of users for whom a feature is null or unknown."""
     unseen_share: Share = 0.05
     """Growth of the share of users with a category that the vocabulary does not have."""
+    new_items: Share = 0.2
+    """Growth of the share of users whose newest interaction is with an item that the models do not know: some items are
+    always new between two refreshes."""
     unknown_users: Share = 0.2
     """Growth of the share of requests for users whom the store does not have, over that of first visits."""
     degraded: Share = 0.01

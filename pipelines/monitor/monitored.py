@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ensemble.request_rows import LoggedRelease
+from features.as_of import HISTORY
 from pipelines.monitor.causes import Cause, causes_of
 from pipelines.monitor.config import MonitorConfig
 from pipelines.monitor.exposure import Exposure, by_day, exposure, exposure_findings
@@ -198,9 +199,10 @@ def _kind_of(skew: Skew, name: str) -> Check:
 
 def _drift_findings(drift: Sequence[FeatureDrift], config: MonitorConfig) -> Iterator[Finding]:
     for one in drift:
+        unseen_limit = config.new_items if one.feature == HISTORY else config.unseen_share
         checks: tuple[tuple[Check, tuple[float, float], float, str], ...] = (
             ("missing", one.missing, config.missing_share, "is null"),
-            ("unseen", one.unseen, config.unseen_share, "has a value that the vocabulary lacks"),
+            ("unseen", one.unseen, unseen_limit, "has a value that the vocabulary lacks"),
         )
         for check, (before, now), limit, text in checks:
             if share_grew(before, one.sizes[0], now, one.sizes[1], limit):
