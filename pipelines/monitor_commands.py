@@ -48,11 +48,12 @@ def monitor(options: Namespace) -> int:
     if source and source.suffix == ".db":
         check_whole(source, offline.as_of)
     log = LoggedRequests.of(table)
-    k = max(map(len, log.slate_ids), default=1) or 1
-    reference = training_reference(run, version, None, offline, config.monitor, k)
     if options.reference:
-        reference = logged_reference(options.reference, reference)
-    found = monitored(log, failed_sources(table), offline, events, reference, offline.num_items, config.monitor)
+        reference = logged_reference(options.reference, run, offline, config.monitor)
+    else:
+        k = max(map(len, log.slate_ids), default=1) or 1
+        reference = training_reference(run, version, None, offline, config.monitor, k)
+    found = monitored(log, failed_sources(table), offline, events, reference, config.monitor)
     out = options.out or run / "monitor"
     out.mkdir(parents=True, exist_ok=True)
     told = {"run": str(run), "log": str(folder), "events": str(source) if source else None, "num_events": len(events)}

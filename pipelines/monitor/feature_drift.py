@@ -47,7 +47,7 @@ def feature_drift(reference: LoggedRequests, window: LoggedRequests, offline: Of
     if not len(before) or not len(now):
         return []
     users = np.array(before.user_id, object), np.array(now.user_id, object)
-    empty_as, categories = offline.without_attributes(), set(offline.categories)
+    empty_as, categories = offline.without_attributes, set(offline.categories)
     found = []
     for name in offline.names:
         if name in IDS or name not in now.features:
@@ -61,7 +61,7 @@ def feature_drift(reference: LoggedRequests, window: LoggedRequests, offline: Of
 
 def without_any_attribute(requests: LoggedRequests, offline: OfflineFeatures) -> np.ndarray:
     """[B] whether all of a user's attributes are null or unknown, though the user is known."""
-    empty_as, categories = offline.without_attributes(), set(offline.categories)
+    empty_as, categories = offline.without_attributes, set(offline.categories)
     missing = [
         np.isin(column, (NULL, UNSEEN)) if name in categories else np.isclose(column, empty_as.get(name, np.nan))
         for name in offline.attributes

@@ -31,7 +31,6 @@ class JudgedDays:
         self._config = config
         self._good: dict[int, Day] = {}
         offline = OfflineFeatures(run)
-        self._num_items = offline.num_items
         self._reference = training_reference(run, self.days.version, self.days.asked, offline, config, K)
 
     def good_day(self, number: int) -> Day:
@@ -51,7 +50,6 @@ class JudgedDays:
             OfflineFeatures(self.days.run, day.events),
             day.events,
             self._reference,
-            self._num_items,
             self._config,
         )
 

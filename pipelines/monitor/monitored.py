@@ -50,9 +50,8 @@ class Monitored:
     shown_before: Exposure
     """Of the reference."""
     shown_by_day: Sequence[tuple[str, Exposure]]
-    outcomes: Outcomes | None
-    """Of the whole log; None without events."""
     clicks_by_day: Sequence[dict[str, Any]]
+    """Of the whole log; empty without events."""
     causes: Sequence[Cause]
     seconds: float
 
@@ -63,7 +62,6 @@ def monitored(
     offline: OfflineFeatures,
     events: Sequence[LaterEvent],
     reference: Reference,
-    num_catalogue: int,
     config: MonitorConfig,
 ) -> Monitored:
     """Judge the newest window of a log.
@@ -72,7 +70,6 @@ def monitored(
         log: of one release, in the order of time, to the end of the window.
         failed_B: sources that failed in each request.
         events: what the users did since the release; empty if nobody says.
-        num_catalogue: items that could have been shown.
     """
     started = time.perf_counter()
     end = float(log.received_B.max()) + 1
@@ -81,7 +78,7 @@ def monitored(
     window, earlier = log.taken(np.flatnonzero(is_within)), log.taken(np.flatnonzero(~is_within))
     is_enough = len(window) >= config.min_requests and window.num_users >= config.min_users
     shown = {
-        name: exposure(requests, reference.item_share, num_catalogue)
+        name: exposure(requests, reference.item_share, offline.num_items)
         for name, requests in (("window", window), ("earlier", earlier), ("reference", reference.requests))
     }
     drift = feature_drift(reference.requests, window, offline)
@@ -97,7 +94,7 @@ def monitored(
         findings += traffic_findings(parts, reference, window, config)
         findings += item_spikes(events, begin, end, reference, config)
         findings += exposure_findings(
-            reference, shown["earlier"] if len(earlier) else None, window, num_catalogue, config
+            reference, shown["earlier"] if len(earlier) else None, window, offline.num_items, config
         )
         findings += outcome_findings(clicks, config) if clicks else []
     causes = causes_of(findings, offline.attributes)
@@ -113,9 +110,8 @@ def monitored(
         shown=shown["window"],
         shown_before=shown["reference"],
         shown_by_day=[
-            (day, exposure(log.taken(rows), reference.item_share, num_catalogue)) for day, rows in by_day(log)
+            (day, exposure(log.taken(rows), reference.item_share, offline.num_items)) for day, rows in by_day(log)
         ],
-        outcomes=clicks,
         clicks_by_day=_clicks_by_day(log, clicks) if clicks else [],
         causes=causes,
         seconds=time.perf_counter() - started,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,7 @@ class OfflineFeatures:
         """Features that are encoded categories, the lists of them among them."""
         return [column.name for column in self._columns if column.int_domain]
 
+    @cached_property
     def without_attributes(self) -> dict[str, float]:
         """What each attribute that is a number becomes for a user of whom it is null."""
         nobody = self._users.slice(0, 1)

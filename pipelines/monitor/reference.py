@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.artifact import open_artifact
+from features.artifact import Artifact, open_artifact
 from pipelines.monitor.config import MonitorConfig
 from pipelines.monitor.logged_requests import COLUMNS, LoggedRequests
 from pipelines.monitor.offline_features import OfflineFeatures
@@ -52,11 +52,8 @@ def training_reference(
         k: items of a slate.
     """
     etl = open_artifact(run / "etl", "etl")
-    events = pq.read_table(etl.file("events.parquet"), columns=["user_row", "item_row", "timestamp"])
-    user_row, item_row, timestamp = (column.to_numpy() for column in events.columns)
-    begin = features.as_of - config.reference_days * SECONDS_PER_DAY
-    within = (begin <= timestamp) & (timestamp < features.as_of)
-    visits = np.unique(np.stack([user_row[within], timestamp[within]], axis=1), axis=0)
+    user_row, item_row, timestamp = _last_events(etl, features, config)
+    visits = np.unique(np.stack([user_row, timestamp], axis=1), axis=0)
     raw_ids = pq.read_table(etl.file("raw/users.parquet"), columns=["user_id"])["user_id"].cast(pa.string())
     rng = np.random.default_rng(_SEED)
     drawn = np.sort(rng.permutation(len(visits))[: config.reference_requests])
@@ -68,25 +65,38 @@ def training_reference(
     return Reference(
         requests=requests,
         first_visits=float((as_of_visit["last_timestamp"] < 0).mean()),
-        item_share=_shares(etl.file("raw/items.parquet"), item_row[within]),
+        item_share=_shares(etl.file("raw/items.parquet"), item_row),
         origin=f"{len(drawn):,} of {len(visits):,} visits in the last {config.reference_days:g} days before "
         f"{np.datetime64(features.as_of, 's')} UTC",
     )
 
 
-def logged_reference(folder: Path, training: Reference) -> Reference:
+def logged_reference(folder: Path, run: Path, features: OfflineFeatures, config: MonitorConfig) -> Reference:
     """A log of good days in place of the visits that the run was trained on; of any release.
 
     Raises: RequestLogError if the folder holds none.
     """
     requests = LoggedRequests.of(request_log_table(folder, COLUMNS))
     days = (requests.received_B.max() - requests.received_B.min()) / SECONDS_PER_DAY
-    return replace(
-        training,
+    etl = open_artifact(run / "etl", "etl")
+    _, item_row, _ = _last_events(etl, features, config)
+    return Reference(
         requests=requests,
         first_visits=0.0,
+        item_share=_shares(etl.file("raw/items.parquet"), item_row),
         origin=f"{len(requests):,} logged requests of {days:.1f} days, {folder}",
     )
+
+
+def _last_events(
+    etl: Artifact, features: OfflineFeatures, config: MonitorConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """User row, item row and Unix seconds of the events of the reference's days."""
+    events = pq.read_table(etl.file("events.parquet"), columns=["user_row", "item_row", "timestamp"])
+    user_row, item_row, timestamp = (column.to_numpy() for column in events.columns)
+    begin = features.as_of - config.reference_days * SECONDS_PER_DAY
+    within = (begin <= timestamp) & (timestamp < features.as_of)
+    return user_row[within], item_row[within], timestamp[within]
 
 
 def _replies(

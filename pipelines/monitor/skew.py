@@ -94,7 +94,7 @@ def skew_of(requests: LoggedRequests, offline: OfflineFeatures, later: Sequence[
     differing = {name: int((~fits[name]).sum()) for name in names if not fits[name].all()}
     served = {name: requests.features[name][rows[~fits[name]]] for name in differing}
     served = {name: values for name, values in served.items() if values.ndim == 1}
-    categories, empty_as = set(offline.categories), offline.without_attributes()
+    categories, empty_as = set(offline.categories), offline.without_attributes
     return Skew(
         num_compared=len(rows),
         num_late=int(late.sum()),
