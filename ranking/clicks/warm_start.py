@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,13 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from features import vocabulary
 from features.artifact import MANIFEST, Artifact, ArtifactError, ArtifactWriter, open_artifact
+from features.earlier_inputs import SCHEMA, why_other_inputs
 from features.grown_weights import WarmStartError, grown
-from features.schema import load_schema
 from ranking.clicks.ranker import ClickRanker
 from ranking.config import NetworkConfig
 from ranking.training.trained_weights import TrainedWeights
 
-WEIGHTS, ACCUMULATORS, SCHEMA = "model.safetensors", "accumulators.safetensors", "schema.json"
+WEIGHTS, ACCUMULATORS = "model.safetensors", "accumulators.safetensors"
 """Parts of the ranking artifact. ACCUMULATORS: by table, row-wise Adagrad's sum of each row, [R]."""
 _KEY = "ranking.clicks.warm_start"
 _FREE = ("dropout", "tables")
@@ -78,16 +76,7 @@ def _why_not(earlier: Artifact, etl: Artifact, config: NetworkConfig) -> str | N
     """Why the ids or the inputs of the earlier ranker do not mean what they mean now; None if they do."""
     if any(name not in earlier.manifest["parts"] for name in (ACCUMULATORS, SCHEMA, vocabulary.FILE)):
         return "it was made by an earlier Cascade, or from features without a vocabulary"
-    was, now = earlier.manifest["config"].get("network", {}), json.loads(json.dumps(asdict(config)))
-    if changed := [key for key in now if key not in _FREE and now[key] != was.get(key)]:
-        return f"it has another ranking.network.{changed[0]}"
-    columns = [load_schema(one.file(SCHEMA)).column_names for one in (earlier, etl)]
-    if columns[0] != columns[1]:
-        return f"it reads other features: {sorted(set(columns[0]) ^ set(columns[1])) or 'in another order'}"
-    version = json.loads(earlier.file(vocabulary.FILE).read_text())
-    if not vocabulary.has_grown_from(vocabulary.of_artifact(etl).columns, version):
-        return "some of its ids mean something else now: its features were not those that were appended to"
-    return None
+    return why_other_inputs(earlier, etl, config, "ranking.network", _FREE)
 
 
 def _take_over(earlier: Artifact, model: ClickRanker, weights: TrainedWeights) -> int:

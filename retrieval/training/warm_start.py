@@ -7,10 +7,9 @@ Besides the weights, row-wise Adagrad's sums are taken over: a row that was trai
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from features import vocabulary
 from features.artifact import MANIFEST, Artifact, ArtifactError, ArtifactWriter, open_artifact
+from features.earlier_inputs import SCHEMA, why_other_inputs
 from features.grown_weights import WarmStartError, grown
-from features.schema import load_schema
 from retrieval.config import RetrievalConfig
 from retrieval.training.trained_weights import TrainedWeights
 from retrieval.two_tower import TwoTower
 
-MODEL, SUMS, SCHEMA = "model.safetensors", "accumulators.safetensors", "schema.json"
+MODEL, SUMS = "model.safetensors", "accumulators.safetensors"
 """Parts of the retrieval artifact: the served model, and what its tables' optimizer gathered."""
 EARLIER = "trained_before"
 """Folder of the models of earlier moments: weights and sums, each named for its moment in Unix seconds."""
@@ -201,16 +200,7 @@ def _why_not(earlier: Artifact, etl: Artifact, config: RetrievalConfig) -> str |
     """Why ids or inputs of the earlier model do not mean what they mean now; None if they do."""
     if any(name not in earlier.manifest["parts"] for name in (SUMS, SCHEMA, vocabulary.FILE)):
         return "it was made by an earlier Cascade"
-    was, now = earlier.manifest["config"].get("two_tower", {}), json.loads(json.dumps(asdict(config.two_tower)))
-    if changed := [key for key in now if key not in _FREE and now[key] != was.get(key)]:
-        return f"it has another retrieval.two_tower.{changed[0]}"
-    columns = [load_schema(one.file(SCHEMA)).column_names for one in (earlier, etl)]
-    if columns[0] != columns[1]:
-        return f"it reads other features: {sorted(set(columns[0]) ^ set(columns[1])) or 'in another order'}"
-    version = json.loads(earlier.file(vocabulary.FILE).read_text())
-    if not vocabulary.has_grown_from(vocabulary.of_artifact(etl).columns, version):
-        return "some of its ids mean something else now: its features were not those that were appended to"
-    return None
+    return why_other_inputs(earlier, etl, config.two_tower, "retrieval.two_tower", _FREE)
 
 
 def _text_widths(model: TwoTower) -> dict[str, int]:
